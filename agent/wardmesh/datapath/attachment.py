@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs on devices: attach where missing, swap without a gap, leave others' qdiscs and filters alone."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from pyroute2.netlink.exceptions import NetlinkError
+
+from wardmesh.datapath import bpfsys
+from wardmesh.datapath.contract import DIRECTIONS
+from wardmesh.datapath.pins import Pins
+from wardmesh.datapath.tc import PREFIX, Filter, Tc, free_prio
+from wardmesh.model.errors import WardmeshError
+
+Device = tuple[int, str, bool]  # interface index, name, has a link layer (Ethernet header)
+
+_GONE = (errno.ENODEV, errno.ENXIO)  # the device went away meanwhile: netlink says so, the next pass sees it
+
+
+class Attachment:
+    """Our filters on this host's devices. The filter's name tells direction, variant and the program's id."""
+
+    def __init__(self, pins: Pins, programs: Mapping[str, int]) -> None:
+        self._pins = pins
+        self._programs = programs
+        self._names = {
+            name: f"{PREFIX}{name.replace('_', '-')}-{bpfsys.prog_id(fd)}" for name, fd in programs.items()
+        }
+
+    def attach(self, devices: Iterable[Device]) -> list[str]:
+        """Bring every given device, and what else carries an older program of ours, to the current ones."""
+        lines: list[str] = []
+        wanted = list(devices)
+        with Tc() as tc:
+            for device in wanted:
+                with _told(device[1]):
+                    lines += self._cover(tc, device)
+            done = {device[0] for device in wanted}
+            for ifindex in tc.ingress_qdiscs():
+                if ifindex not in done:
+                    with _told(f"interface {ifindex}"):
+                        lines += self._swap_old(tc, ifindex)
+        return lines
+
+    def _cover(self, tc: Tc, device: Device) -> list[str]:
+        ifindex, name, l2 = device
+        lines = self._ensure_clsact(tc, ifindex, name)
+        for direction, label in DIRECTIONS.items():
+            program = f"{label}_{'l2' if l2 else 'l3'}"
+            filters = tc.filters(ifindex, direction)
+            lines += self._ensure_filter(tc, device, direction, program, filters)
+        return lines
+
+    def _ensure_clsact(self, tc: Tc, ifindex: int, name: str) -> list[str]:
+        kind = tc.ingress_qdiscs().get(ifindex)
+        if kind == "clsact":
+            return []
+        if kind is not None:
+            raise WardmeshError(
+                f"the device has an {kind} qdisc, which has no egress hook",
+                where=name,
+                remedy=f"replace it by clsact and add its filters again: tc qdisc del dev {name} {kind}",
+            )
+        self._pins.note_clsact(ifindex)
+        try:
+            tc.add_clsact(ifindex)
+        except NetlinkError:
+            self._pins.forget_clsact(ifindex)
+            raise
+        return [f"guard: {name}: clsact added"]
+
+    def _ensure_filter(
+        self, tc: Tc, device: Device, direction: int, program: str, filters: list[Filter]
+    ) -> list[str]:
+        """One current filter of ours; the swap comes first, then surplus ones go."""
+        ours = [entry for entry in filters if entry.ours]
+        name = self._names[program]
+        lines = []
+        kept = ours[0] if ours else None
+        if kept is None or kept.name != name:
+            prio = kept.prio if kept else free_prio(filters)
+            tc.replace_filter(device[0], direction, self._programs[program], name, prio)
+            lines.append(
+                f"guard: {device[1]}: {program.split('_', maxsplit=1)[0]} {'swapped' if kept else 'attached'}"
+            )
+        for surplus in ours[1:]:
+            tc.del_filter(device[0], direction, surplus)
+        return lines
+
+    def _swap_old(self, tc: Tc, ifindex: int) -> list[str]:
+        """A device that is not asked for, but still runs one of our older programs."""
+        lines = []
+        for direction in DIRECTIONS:
+            filters = tc.filters(ifindex, direction)
+            ours = [entry for entry in filters if entry.ours]
+            if ours:
+                program = "_".join(ours[0].name[len(PREFIX) :].split("-")[:2])
+                device = (ifindex, f"interface {ifindex}", program.endswith("l2"))
+                lines += self._ensure_filter(tc, device, direction, program, filters)
+        return lines
+
+    def problems(self, devices: Iterable[Device]) -> list[str]:
+        """Filters that the kernel runs before ours."""
+        lines = []
+        with Tc() as tc:
+            qdiscs = tc.ingress_qdiscs()
+            for ifindex, name, _l2 in devices:
+                for direction, label in DIRECTIONS.items():
+                    filters = tc.filters(ifindex, direction) if ifindex in qdiscs else []
+                    lines += [f"{name} {label}: {problem}" for problem in _problems(filters)]
+        return lines
+
+    def detach_all(self) -> list[str]:
+        """Remove every filter of ours, and the qdiscs that we made and that are empty then."""
+        lines: list[str] = []
+        with Tc() as tc:
+            for ifindex, kind in tc.ingress_qdiscs().items():
+                with _told(f"interface {ifindex}"):
+                    lines += self._uncover(tc, ifindex, kind)
+        return lines
+
+    def _uncover(self, tc: Tc, ifindex: int, kind: str) -> list[str]:
+        lines = []
+        left = 0
+        for direction, label in DIRECTIONS.items():
+            for entry in tc.filters(ifindex, direction):
+                if entry.ours:
+                    tc.del_filter(ifindex, direction, entry)
+                    lines.append(f"guard: interface {ifindex}: {label} detached")
+                else:
+                    left += 1
+        if kind == "clsact" and not left and self._pins.made_clsact(ifindex):
+            tc.del_clsact(ifindex)
+            lines.append(f"guard: interface {ifindex}: clsact removed")
+        self._pins.forget_clsact(ifindex)
+        return lines
+
+
+def _problems(filters: list[Filter]) -> list[str]:
+    first = next((index for index, entry in enumerate(filters) if entry.ours), None)
+    if first is None:
+        return ["the guard is not attached"]
+    # Some kinds list several entries for one filter.
+    before = dict.fromkeys((other.kind, other.prio) for other in filters[:first])
+    return [
+        f"a {kind} filter at priority {prio} runs before the guard and may let packets past it; "
+        f"move it to priority {filters[first].prio + 1} or later"
+        for kind, prio in before
+    ]
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turn a netlink error into ours; a device that just went away is none."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code in _GONE:
+            return
+        raise WardmeshError(
+            "cannot attach the guard",
+            where=name,
+            why=str(error.args[1] if len(error.args) > 1 else error),
+            remedy="see tc qdisc show and tc filter show of the device; the kernel needs CONFIG_NET_CLS_BPF",
+        ) from error

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Atomic files: a reader sees the old content or the new one, never a part."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from wardmesh.model.errors import WardmeshError
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write beside the target with the final mode, sync, rename; on error the old file stays."""
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise WardmeshError(
+            "cannot write file",
+            where=str(path),
+            why=os.strerror(error.errno or 0),
+            remedy="free space or correct the permissions; the old content is untouched",
+        ) from error
+
+
+def read_bytes(path: Path) -> bytes | None:
+    """The content, or None where there is no such file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise WardmeshError(
+            "cannot read file",
+            where=str(path),
+            why=os.strerror(error.errno or 0),
+            remedy="run as root and check the permissions",
+        ) from error

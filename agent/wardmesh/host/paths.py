@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things lie on a host (DESIGN §4); tests move the root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Every path of the contract, below root."""
+
+    root: Path = Path("/")
+
+    @property
+    def etc(self) -> Path:
+        return self.root / "etc/wardmesh"
+
+    @property
+    def config(self) -> Path:
+        return self.etc / "config.yaml"
+
+    @property
+    def fleet(self) -> Path:
+        return self.etc / "fleet.json"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "var/lib/wardmesh"
+
+    @property
+    def key(self) -> Path:
+        return self.state / "keys/wg0.key"
+
+    @property
+    def mode(self) -> Path:
+        return self.state / "state.json"
+
+    @property
+    def sysctls(self) -> Path:
+        return self.state / "sysctl.json"
+
+    @property
+    def last_good(self) -> Path:
+        return self.state / "last-good"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run/wardmesh"
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "wardmesh.sock"
+
+    @property
+    def lock(self) -> Path:
+        return self.run / "agent.lock"
+
+    @property
+    def bpffs(self) -> Path:
+        return Path("/sys/fs/bpf/wardmesh")

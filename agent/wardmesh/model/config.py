@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config.yaml: text to an immutable Config, or one error that lists every problem."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from wardmesh.model import schema
+from wardmesh.model.errors import WardmeshError
+from wardmesh.model.schema import BY_PATH, KEYS, PREFIXES, Key
+
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPV6": 58}
+_DURATION = re.compile(r"^(\d+(ms|s|m|h))+$")
+_SIZE_LIMIT = 1 << 20
+_LEVELS = {"warn": "warning"}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Name and number (1..255) of a cluster."""
+
+    name: str = "default"
+    id: int = 1
+
+
+@dataclass(frozen=True)
+class PortException:
+    """Traffic that strict mode lets pass in plain text; port 0 is every port of the protocol."""
+
+    protocol: int
+    port: int
+
+
+@dataclass(frozen=True)
+class Encryption:
+    """What the operator wishes of encryption; the mode in force is state, not configuration."""
+
+    enabled: bool = True
+    type: str = "wireguard"
+    node_encryption: bool = True
+    mode: str = "strict"
+    backend: str = "auto"
+    listen_port: int = 51871
+    exceptions: tuple[PortException, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration, checked. inactive: given keys that this version does not act on."""
+
+    cluster: Cluster = Cluster()
+    encryption: Encryption = Encryption()
+    devices: tuple[str, ...] = ()
+    mtu: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    log_format: str = "text"
+    log_level: str = "info"
+    members_max: int = 65536
+    inactive: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses duplicate keys and aliases: both hide what an operator meant."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, (str, int, float, bool)):
+            raise yaml.constructor.ConstructorError(
+                None, None, "key is not a plain word", key_node.start_mark
+            )
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+        seen[key] = loader.construct_object(value_node, deep=True)
+    return seen
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_yaml(text: str, source: str) -> Any:
+    """One YAML document as plain Python values; errors carry file, line and column."""
+    if len(text) > _SIZE_LIMIT:
+        raise WardmeshError(
+            "file too large",
+            where=source,
+            why=f"{len(text)} bytes, at most {_SIZE_LIMIT}",
+            remedy="a configuration is a few kilobytes; check the path",
+        )
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise WardmeshError(
+                "YAML aliases are not accepted", where=source, remedy="write the value out where it is used"
+            )
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise WardmeshError(
+            "broken YAML",
+            where=place,
+            why=str(error.problem or error),
+            remedy="correct the file at this line",
+        ) from error
+    except yaml.YAMLError as error:
+        raise WardmeshError(
+            "broken YAML", where=source, why=str(error).splitlines()[0], remedy="correct the file"
+        ) from error
+
+
+def _nearest(path: str) -> str:
+    near = difflib.get_close_matches(path, list(BY_PATH) + sorted(PREFIXES), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _flatten(node: Any, prefix: str, out: dict[str, Any], problems: list[str]) -> None:
+    """Nested maps to dotted paths; stops at a key that the table knows."""
+    if not isinstance(node, dict):
+        problems.append(f"{prefix or 'document'}: expected a map, got {_name(node)}")
+        return
+    for raw, value in node.items():
+        path = f"{prefix}.{raw}" if prefix else str(raw)
+        if path == "encryption" and isinstance(value, str):
+            out["encryption.type"] = value  # the flat spelling of the seeds
+        elif path in BY_PATH:
+            out[path] = value
+        elif path in PREFIXES:
+            _flatten({} if value is None else value, path, out, problems)
+        else:
+            problems.append(f"{path}: unknown key{_nearest(path)}")
+
+
+def _name(value: Any) -> str:
+    names = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+        dict: "a map",
+        type(None): "nothing",
+    }
+    return names.get(type(value), type(value).__name__)
+
+
+def _boolean(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"  # ConfigMap style, as in the seeds
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, got {_name(value)}")
+    return value
+
+
+def _integer(key: Key, value: Any) -> int:
+    if key.kind == schema.PORT and isinstance(value, str) and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"expected an integer, got {_name(value)}")
+    if not key.low <= value <= key.high:
+        raise ValueError(f"{value} is outside {key.low}..{key.high}")
+    return value
+
+
+def _exceptions(value: Any) -> list[PortException]:
+    if not isinstance(value, list):
+        raise ValueError(f"expected a list, got {_name(value)}")
+    found = []
+    for index, item in enumerate(value):
+        if not isinstance(item, dict) or set(item) - {"protocol", "port"} or "protocol" not in item:
+            raise ValueError(f"item {index}: expected protocol and port")
+        protocol = PROTOCOLS.get(str(item["protocol"]).upper())
+        port = item.get("port", 0)
+        if protocol is None:
+            raise ValueError(
+                f"item {index}: protocol {item['protocol']!r}, expected one of {', '.join(PROTOCOLS)}"
+            )
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+            raise ValueError(f"item {index}: port {port!r} is outside 0..65535")
+        found.append(PortException(protocol, port))
+    return found
+
+
+def _check(key: Key, value: Any) -> Any:
+    """The value as its type, or ValueError with the problem."""
+    if value is None:
+        return key.default
+    if key.kind == schema.BOOL:
+        return _boolean(value)
+    if key.kind in (schema.INT, schema.PORT):
+        return _integer(key, value)
+    if key.kind == schema.NUM:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"expected a number, got {_name(value)}")
+        return float(value)
+    if key.kind == schema.STRS:
+        if not isinstance(value, list) or any(not isinstance(item, str) for item in value):
+            raise ValueError("expected a list of strings")
+        return list(value)
+    if key.kind == schema.DOCS:
+        if not isinstance(value, list) or any(not isinstance(item, dict) for item in value):
+            raise ValueError("expected a list of maps")
+        return list(value)
+    if key.kind == schema.MAP:
+        if not isinstance(value, dict) or any(isinstance(item, (dict, list)) for item in value.values()):
+            raise ValueError("expected a map of strings")
+        return {str(name): "" if item is None else str(item) for name, item in value.items()}
+    if key.kind == schema.EXCEPTIONS:
+        return _exceptions(value)
+    if not isinstance(value, str):
+        raise ValueError(f"expected a string, got {_name(value)}")
+    if key.kind == schema.DURATION and not _DURATION.match(value):
+        raise ValueError(f"{value!r} is no duration such as 10s or 12h")
+    if key.choices and value not in key.choices:
+        raise ValueError(f"{value!r} is not one of {', '.join(key.choices)}")
+    return value
+
+
+def parse_config(text: str, source: str) -> Config:
+    """Parse and check; raises one WardmeshError whose `why` has a line per problem."""
+    document = load_yaml(text, source)
+    given: dict[str, Any] = {}
+    problems: list[str] = []
+    _flatten({} if document is None else document, "", given, problems)
+    values = {key.path: key.default for key in KEYS}
+    for path, value in given.items():
+        try:
+            values[path] = _check(BY_PATH[path], value)
+        except ValueError as error:
+            problems.append(f"{path}: {error}")
+    if problems:
+        raise WardmeshError(
+            "invalid configuration",
+            where=source,
+            why="; ".join(problems),
+            remedy="correct these keys; nothing was changed",
+        )
+    inactive = {
+        path for path in given if not BY_PATH[path].active and values[path] not in (None, False, [], {})
+    }
+    if values["encryption.type"] != "wireguard":
+        inactive.add("encryption.type")  # traffic is still encrypted, by WireGuard: never plain by omission
+    return Config(
+        cluster=Cluster(values["cluster.name"], values["cluster.id"]),
+        encryption=Encryption(
+            values["encryption.enabled"],
+            values["encryption.type"],
+            values["encryption.nodeEncryption"],
+            values["encryption.mode"],
+            values["encryption.backend"],
+            values["encryption.listenPort"],
+            tuple(values["encryption.exceptions"]),
+        ),
+        devices=tuple(values["devices"]),
+        mtu=values["mtu"],
+        labels=values["labels"],
+        log_format=values["log.format"],
+        log_level="debug"
+        if values["debug.enabled"]
+        else _LEVELS.get(values["log.level"], values["log.level"]),
+        members_max=values["bpf.membersMax"],
+        inactive=tuple(sorted(inactive)),
+        values=values,
+    )

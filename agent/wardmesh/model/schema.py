@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of config.yaml, as one table.
+
+Every key of the seed documents is here, nested or flat as they write it. A key whose feature is
+not built is accepted and reported as inactive, so an operator's existing file loads as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+BOOL, INT, STR, STRS, MAP, NUM, PORT, DURATION, DOCS, EXCEPTIONS = (
+    "boolean",
+    "integer",
+    "string",
+    "list of strings",
+    "map of strings",
+    "number",
+    "port",
+    "duration",
+    "list of maps",
+    "list of exceptions",
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One leaf: dotted path, type, default, whether this version acts on it, and its meaning."""
+
+    path: str
+    kind: str
+    default: Any
+    active: bool
+    text: str
+    choices: tuple[str, ...] = ()
+    low: int = 0
+    high: int = 2**31
+
+
+KEYS: tuple[Key, ...] = (
+    Key("cluster.name", STR, "default", True, "Name of the cluster that this host belongs to."),
+    Key("cluster.id", INT, 1, True, "Number of the cluster; the upper bits of identities.", (), 1, 255),
+    Key("encryption.enabled", BOOL, True, True, "Encrypt traffic between members."),
+    Key("encryption.type", STR, "wireguard", True, "Kind of encryption.", ("wireguard", "ipsec")),
+    Key("encryption.nodeEncryption", BOOL, True, True, "Encrypt what the hosts themselves send."),
+    Key(
+        "encryption.mode",
+        STR,
+        "strict",
+        True,
+        "The wish: prefer encrypts where a tunnel is up; strict drops plain packets between members "
+        "once the rollout has verified the tunnels.",
+        ("prefer", "strict"),
+    ),
+    Key(
+        "encryption.backend",
+        STR,
+        "auto",
+        True,
+        "WireGuard of the kernel, or wireguard-go.",
+        ("auto", "kernel", "userspace"),
+    ),
+    Key("encryption.listenPort", PORT, 51871, True, "UDP port of the tunnel.", (), 1, 65535),
+    Key(
+        "encryption.exceptions",
+        EXCEPTIONS,
+        [],
+        True,
+        "Protocols and ports that may stay plain between members, as [{protocol: TCP, port: 22}].",
+    ),
+    Key("encryption.keyRotation", DURATION, None, False, "Rotate the key by itself after this time."),
+    Key("devices", STRS, [], True, "Devices that the guard watches; empty means detect them."),
+    Key("mtu", INT, None, True, "MTU of the tunnel; unset means derive it (device - 80).", (), 1280, 65535),
+    Key("labels", MAP, {}, True, "Labels of this host."),
+    Key("nodes", STRS, [], False, "Static node addresses (the fleet map carries the members)."),
+    Key("debug.enabled", BOOL, False, True, "Log at level debug."),
+    Key("log.format", STR, "text", True, "Form of log lines.", ("text", "json")),
+    Key(
+        "log.level",
+        STR,
+        "info",
+        True,
+        "Lowest level that is logged.",
+        ("debug", "info", "warning", "warn", "error"),
+    ),
+    Key("bpf.membersMax", INT, 65536, True, "Entries of the address maps.", (), 16, 4194304),
+    Key("bpf.mapDynamicSizeRatio", NUM, None, False, "Share of memory for maps."),
+    Key("bpf.preallocateMaps", BOOL, None, False, "Allocate maps at once."),
+    Key("bpf.lbAlgorithm", STR, None, False, "Load balancing algorithm."),
+    Key("hostFirewall.enabled", BOOL, False, False, "Enforce policies on this host."),
+    Key("ipam.mode", STR, None, False, "Address management."),
+    Key("k8s.enabled", BOOL, False, False, "Use a Kubernetes API."),
+    Key("hubble.enabled", BOOL, False, False, "Serve the Hubble API."),
+    Key("hubble.listenAddress", STR, None, False, "Address of the Hubble API."),
+    Key("prometheus.enabled", BOOL, False, False, "Serve metrics."),
+    Key("prometheus.port", PORT, 9962, False, "Port of the metrics.", (), 1, 65535),
+    Key("etcd.endpoints", STRS, [], False, "Addresses of etcd."),
+    Key("consul.address", STR, None, False, "Address of Consul."),
+    Key("clustermesh.config.enabled", BOOL, False, False, "Connect several clusters."),
+    Key("clustermesh.config.clusters", DOCS, [], False, "The other clusters."),
+    Key("monitor.sampling", INT, None, False, "Report one of so many packets.", (), 1),
+    Key("healthChecking.enabled", BOOL, False, False, "Probe the peers."),
+    Key("healthChecking.interval", DURATION, None, False, "Time between two probes."),
+    Key("policyAuditMode", BOOL, False, False, "Record what policy would drop, and let it pass."),
+    Key("resources.limits.cpu", STR, None, False, "CPU limit of the agent."),
+    Key("resources.limits.memory", STR, None, False, "Memory limit of the agent."),
+    Key("resources.requests.cpu", STR, None, False, "CPU share of the agent."),
+    Key("resources.requests.memory", STR, None, False, "Memory share of the agent."),
+    Key("enable-ipsec", BOOL, False, False, "IPsec instead of WireGuard."),
+    Key("ipsec-key-file", STR, None, False, "Key file of IPsec."),
+    Key("encryption-node-network", BOOL, None, False, "Encrypt what the hosts themselves send."),
+    Key("enable-l7-proxy", BOOL, None, False, "Rules above layer 4."),
+    Key("enable-mtls", BOOL, None, False, "Mutual TLS on one host."),
+    Key(
+        "mtls-mode",
+        STR,
+        None,
+        False,
+        "Where mutual TLS applies.",
+        ("same-node", "always", "cross-node", "never"),
+    ),
+    Key("enable-spiffe", BOOL, None, False, "Identities by SPIFFE."),
+    Key("spiffe-trust-domain", STR, None, False, "SPIFFE trust domain."),
+    Key("spiffe-auto-rotate", BOOL, None, False, "Rotate SPIFFE certificates."),
+    Key("routingMode", STR, None, False, "Routing between nodes."),
+    Key("kubeProxyReplacement", BOOL, None, False, "Replace kube-proxy."),
+    Key("loadBalancer.acceleration", STR, None, False, "Load balancer acceleration."),
+    Key("loadBalancer.mode", STR, None, False, "Load balancer mode."),
+)
+
+BY_PATH = {key.path: key for key in KEYS}
+PREFIXES = frozenset(
+    ".".join(key.path.split(".")[:depth]) for key in KEYS for depth in range(1, key.path.count(".") + 1)
+)

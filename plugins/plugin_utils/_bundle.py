@@ -1,0 +1,26 @@
+# Copyright (c) wardmesh contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The agent's zipapp, built from the sources beside this collection. Private to the collection."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import lru_cache
+
+import ansible_collections.wardmesh.fleet as collection
+
+
+@lru_cache(maxsize=1)
+def bundle() -> bytes:
+    """The zipapp's bytes, from the sources beside this plugin (a clone or an installed collection)."""
+    root = os.path.realpath(next(iter(collection.__path__)))
+    spec = importlib.util.spec_from_file_location(
+        "wardmesh_build_zipapp", os.path.join(root, "agent", "build_zipapp.py")
+    )
+    if spec is None or spec.loader is None:
+        raise OSError("agent/build_zipapp.py is missing from the collection")
+    builder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(builder)
+    return bytes(builder.build(builder.Path(root)))

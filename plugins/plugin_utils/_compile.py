@@ -1,0 +1,169 @@
+# Copyright (c) wardmesh contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Registry and fleet map: pure, linear, no Ansible in it. Private to the collection.
+
+The form of the map is the agent's (agent/wardmesh/model/fleetmap.py); both sides are held together
+by tests over tests/vectors.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import ipaddress
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+class FleetMapError(Exception):
+    """The map cannot be made; the text says which member, why, and what to do."""
+
+
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """Sorted keys, no spaces, UTF-8."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def empty_registry() -> dict[str, Any]:
+    """A registry without members."""
+    return {"format": 1, "generation": 0, "content": "", "members": {}, "tombstones": []}
+
+
+def parse_registry(data: bytes, source: str) -> dict[str, Any]:
+    """Bytes of the registry file to its document."""
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise FleetMapError(f"{source}: not JSON ({error}); restore it from version control") from error
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != 1
+        or not isinstance(document.get("members"), dict)
+    ):
+        raise FleetMapError(f"{source}: not a registry of format 1; restore it from version control")
+    return document
+
+
+def merge(
+    registry: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]], remove: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The next registry and warnings.
+
+    declared: every host of the group with what its variables and its report say; a host that did not
+    report in this run brings no key and keeps what the registry knows. Nobody leaves but by remove.
+    """
+    members = {name: dict(entry) for name, entry in registry["members"].items() if name not in remove}
+    tombstones = sorted((set(registry.get("tombstones", [])) | set(remove)) - (set(declared) - set(remove)))
+    warnings = []
+    for name, facts in declared.items():
+        if name in remove:
+            continue
+        entry = members.get(name, {})
+        for field in ("key", "key_generation", "addresses"):
+            if facts.get(field):
+                entry[field] = facts[field]
+        for field in ("endpoint", "keepalive", "allowed_ips", "labels"):
+            entry.pop(field, None)
+            if facts.get(field):
+                entry[field] = facts[field]
+        if not entry.get("key"):
+            warnings.append(f"{name} has no key yet and is left out of the map until it reports one")
+            continue
+        members[name] = entry
+    warnings += [
+        f"{name} left the inventory but stays a member; remove it with decommission.yml"
+        for name in members
+        if name not in declared
+    ]
+    return {**registry, "members": members, "tombstones": tombstones}, warnings
+
+
+def guard_shrink(old: Mapping[str, Any], new: Mapping[str, Any], percent: int) -> None:
+    """Refuse to remove more than percent of the members at once (one is always allowed)."""
+    gone = sorted(set(old["members"]) - set(new["members"]))
+    if len(gone) > max(1, len(old["members"]) * percent // 100):
+        raise FleetMapError(
+            f"this run would remove {len(gone)} of {len(old['members'])} members ({', '.join(gone[:5])} …), more "
+            f"than {percent} %; set wardmesh_allow_shrink=true if that is meant"
+        )
+
+
+def wire_member(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A registry entry in the form of the map; default values are left out."""
+    member: dict[str, Any] = {"name": name, "key": entry["key"], "addresses": entry.get("addresses") or []}
+    for field, wire in (
+        ("endpoint", "endpoint"),
+        ("keepalive", "keepalive"),
+        ("allowed_ips", "allowedIPs"),
+        ("labels", "labels"),
+    ):
+        if entry.get(field):
+            member[wire] = entry[field]
+    return member
+
+
+def check(members: list[dict[str, Any]]) -> None:
+    """Pre-flight of the map: everything that is wrong with it, in one error."""
+    problems: list[str] = []
+    owners: dict[tuple[str, Any], str] = {}
+    spans = []
+
+    def claim(kind: str, value: Any, owner: str) -> None:
+        other = owners.setdefault((kind, value), owner)
+        if other != owner:
+            problems.append(f"{owner}: {kind} {value} belongs to {other} already")
+
+    for member in members:
+        name = member["name"]
+        try:
+            if len(base64.b64decode(member["key"], validate=True)) != 32:
+                problems.append(f"{name}: its key is not 32 bytes long")
+        except (binascii.Error, ValueError):
+            problems.append(f"{name}: its key is not base64")
+        claim("key", member["key"], name)
+        if not member.get("addresses"):
+            problems.append(f"{name}: no address; set wardmesh_addresses for it")
+            continue
+        claim("endpoint", member.get("endpoint") or member["addresses"][0], name)
+        for text in list(member["addresses"]) + list(member.get("allowedIPs", [])):
+            try:
+                network = ipaddress.ip_network(text)
+            except ValueError as error:
+                problems.append(f"{name}: {text}: {error}")
+                continue
+            if text in member["addresses"]:
+                claim("address", text, name)
+            spans.append(
+                (network.version, int(network.network_address), -int(network.broadcast_address), text, name)
+            )
+    top: tuple[int, int, str, str] = (0, -1, "", "")
+    for version, start, end, text, name in sorted(spans):
+        if version == top[0] and start <= top[1]:
+            if name != top[3] and text != top[2]:
+                problems.append(f"{name}: allowed IPs {text} overlap {top[2]} of {top[3]}")
+        else:
+            top = (version, -end, text, name)
+    if problems:
+        raise FleetMapError("the fleet map was not made: " + "; ".join(problems))
+
+
+def compile_map(
+    registry: Mapping[str, Any], cluster_name: str, cluster_id: int
+) -> tuple[dict[str, Any], bytes]:
+    """The registry with its new generation, and the bytes of the map. Same content, same generation."""
+    members = [wire_member(name, registry["members"][name]) for name in sorted(registry["members"])]
+    check(members)
+    cluster = {"id": cluster_id, "name": cluster_name}
+    content = hashlib.sha256(canonical({"cluster": cluster, "members": members})).hexdigest()
+    generation = int(registry["generation"]) + (content != registry.get("content"))
+    document: dict[str, Any] = {"format": 1, "generation": generation, "cluster": cluster, "members": members}
+    document["digest"] = "sha256:" + hashlib.sha256(canonical(document)).hexdigest()
+    return {**registry, "generation": generation, "content": content}, canonical(document) + b"\n"
+
+
+def registry_bytes(registry: Mapping[str, Any]) -> bytes:
+    """The registry as it is committed: sorted, a member's lines together, so that a diff reads well."""
+    return json.dumps(registry, sort_keys=True, indent=1, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab: N hosts on one wire, made and torn down as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab import containers
+from lab.containers import sh
+from lab.host import Host
+from lab.image import cache_dir, image
+
+PROXY = "ip netns exec {ns} bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3; kill $!'"
+
+
+class Lab:
+    """Hosts node1..nodeN at 10.99.0.I and fd99::I; the controller is 10.99.0.254 on their bridge."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.state = cache_dir() / "labs" / name
+        self.bridge_ns = f"wl-{name}"
+        self.image = image()
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The hosts that are there, by number."""
+        numbers = sorted(int(path.name) for path in self.state.glob("[0-9]*"))
+        return [self._host(number) for number in numbers]
+
+    def _host(self, index: int) -> Host:
+        return Host(index, f"node{index}", f"10.99.0.{index}", f"fd99::{index:x}", tuple(self.ssh_options()))
+
+    def ssh_options(self) -> list[str]:
+        """What ssh needs to reach a host of this lab from the machine's own namespace."""
+        return [
+            "-i",
+            str(self.image / "id_lab"),
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "LogLevel=ERROR",
+            "-o",
+            "ConnectTimeout=5",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            f"ProxyCommand={PROXY.format(ns=self.bridge_ns)}",
+        ]
+
+    @classmethod
+    def up(cls, count: int, name: str = "lab") -> Lab:
+        """Bring up hosts 1..count; leftovers of an earlier lab of this name are removed first."""
+        lab = cls(name)
+        lab.down()
+        lab.state.mkdir(parents=True)
+        ns = lab.bridge_ns
+        sh("ip", "netns", "add", ns)
+        sh("ip", "-n", ns, "link", "set", "lo", "up")
+        sh("ip", "-n", ns, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+        sh("ip", "-n", ns, "addr", "add", "10.99.0.254/24", "dev", "br0")
+        sh("ip", "-n", ns, "-6", "addr", "add", "fd99::fe/64", "dev", "br0", "nodad")
+        sh("ip", "-n", ns, "link", "set", "br0", "up")
+        lab.add(range(1, count + 1))
+        return lab
+
+    def add(self, numbers: range) -> list[Host]:
+        """Start more hosts and wait until they answer."""
+        for index in numbers:
+            containers.start(self.image, self.state, self.name, index, self.bridge_ns)
+        made = [self._host(index) for index in numbers]
+        for host in made:
+            self.wait(host)
+        return made
+
+    def wait(self, host: Host, seconds: float = 60) -> None:
+        """Until SSH answers."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if host.run("true", check=False, timeout=10).returncode == 0:
+                    return
+            except subprocess.TimeoutExpired:
+                continue
+            time.sleep(0.1)
+        log = self.state / str(host.index) / "log"
+        raise RuntimeError(
+            f"{host.name} does not answer; {log}:\n{log.read_text()[-2000:] if log.exists() else ''}"
+        )
+
+    def power_off(self, host: Host) -> None:
+        """Take a host away, as pulling its plug would."""
+        containers.destroy(self.state, self.name, host.index)
+        sh("ip", "-n", self.bridge_ns, "link", "del", f"p{host.index}", check=False)
+
+    def down(self) -> None:
+        """Remove everything of this lab, also what a killed run left."""
+        numbers = {int(path.name) for path in self.state.glob("[0-9]*")}
+        prefix = f"wl-{self.name}-"
+        for line in sh("ip", "netns", "list").splitlines():
+            tail = line.split()[0].removeprefix(prefix)
+            if line.startswith(prefix) and tail.isdigit():
+                numbers.add(int(tail))
+        for index in sorted(numbers):
+            containers.destroy(self.state, self.name, index)
+        sh("ip", "netns", "del", self.bridge_ns, check=False)
+        sh("rm", "-rf", "--one-file-system", str(self.state))
+
+    def inventory(self, path: Path, group: str = "wardmesh") -> Path:
+        """Write an Ansible inventory of the hosts."""
+        # A control path of this lab's own: a master that outlived an earlier lab would hang.
+        sockets = self.state / "ssh"
+        sockets.mkdir(mode=0o700, exist_ok=True)
+        options = " ".join(
+            _quote(item) for item in [*self.ssh_options()[2:], "-o", f"ControlPath={sockets}/%h-%r"]
+        )
+        lines = [
+            "all:",
+            "  vars:",
+            "    ansible_user: root",
+            "    ansible_python_interpreter: /usr/bin/python3",
+            f"    ansible_ssh_private_key_file: {self.image}/id_lab",
+            f"    ansible_ssh_common_args: {_yaml(options)}",
+            "  children:",
+            f"    {group}:",
+            "      hosts:",
+        ]
+        for host in self.hosts:
+            lines += [f"        {host.name}:", f"          ansible_host: {host.address}"]
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    @contextlib.contextmanager
+    def capture(self, path: Path) -> Iterator[Path]:
+        """Every frame on the wire while the block runs, into a pcap file."""
+        process = subprocess.Popen(
+            [
+                "ip",
+                "netns",
+                "exec",
+                self.bridge_ns,
+                "tcpdump",
+                "-i",
+                "br0",
+                "-U",
+                "--immediate-mode",
+                "-Z",
+                "root",
+                "-s",
+                "0",
+                "-B",
+                "8192",
+                "-w",
+                str(path),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        process.stderr.readline()  # "listening on …": the capture has begun
+        try:
+            yield path
+        finally:
+            time.sleep(0.3)
+            process.terminate()
+            process.communicate(timeout=10)
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace('"', '\\"') + '"' if " " in text else text
+
+
+def _yaml(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

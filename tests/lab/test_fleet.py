@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole way on real hosts, in the order of a fleet's life. Absence is proved on the wire."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import Fleet, changed
+from lab import Host
+from lab.containers import sh
+from lab.pcap import plain_between, read
+
+TEXT = b"plain-words-on-the-wire"
+LONG_FLOW = """
+import socket, time
+link = socket.create_connection(("10.99.0.2", 8080))
+time.sleep(40)
+link.sendall(b"GET /x HTTP/1.0\\r\\n\\r\\n")
+data = b""
+while part := link.recv(4096):
+    data += part
+print(data.decode())
+"""
+SNAPSHOT = (
+    "ip -br link | awk '{print $1}'; ip rule; ip -6 rule; "
+    "ip route show table all | grep -v 'proto ra'; ip -6 route show table all | grep -v expires; "
+    "tc qdisc show; tc filter show dev host0 ingress; tc filter show dev host0 egress; ls /sys/fs/bpf; "
+    "ls /etc/systemd/system /etc /usr/local/bin /usr/local/lib /var/lib /run | grep -i wardmesh; "
+    "sysctl -n net.ipv4.conf.host0.src_valid_mark net.ipv4.conf.host0.rp_filter"
+)
+
+
+def until(what: Callable[[], bool], seconds: float = 5) -> float:
+    """Poll; the seconds that it took."""
+    start = time.monotonic()
+    while not what():
+        assert time.monotonic() - start < seconds, "it did not come back in time"
+        time.sleep(0.1)
+    return time.monotonic() - start
+
+
+def members(fleet: Fleet) -> set[str]:
+    return {address for host in fleet.lab.hosts for address in (host.address, host.address6)}
+
+
+def serve(host: Host) -> None:
+    host.run(
+        f"mkdir -p /srv/www; echo {TEXT.decode()} > /srv/www/x; systemctl reset-failed www 2>/dev/null; "
+        "systemctl is-active -q www || systemd-run -q --unit=www -p WorkingDirectory=/srv/www "
+        "python3 -m http.server 8080 --bind ::"
+    )
+    until(lambda: host.run("curl -s http://127.0.0.1:8080/x", check=False).returncode == 0)
+
+
+def fetch(source: Host, target: Host, family: str = "address") -> bytes:
+    address = getattr(target, family)
+    literal = f"[{address}]" if ":" in address else address
+    return source.run(f"curl -s -m 10 http://{literal}:8080/x").stdout.encode()
+
+
+def test_control_capture_sees_plain_text(fleet: Fleet, tmp_path: Path) -> None:
+    """Before the rollout the text is on the wire, so the later absence means something."""
+    fleet.snapshots = {host.name: host.run(SNAPSHOT, check=False).stdout for host in fleet.lab.hosts}  # type: ignore[attr-defined]
+    serve(fleet.lab.hosts[1])
+    with fleet.lab.capture(tmp_path / "c.pcap"):
+        assert TEXT in fetch(fleet.lab.hosts[0], fleet.lab.hosts[1])
+    assert any(TEXT in frame.data for frame in read(tmp_path / "c.pcap"))
+
+
+def test_check_mode_predicts_the_first_run_and_changes_nothing(fleet: Fleet) -> None:
+    predicted = changed(fleet.play("site", "--check", "--diff"))
+    for host in fleet.lab.hosts:
+        assert host.run("ls /etc/wardmesh /usr/local/bin/wardmesh", check=False).returncode != 0
+    flow = fleet.lab.hosts[0].popen(f"python3 -c {shlex.quote(LONG_FLOW)}")
+    real = changed(fleet.play("site", "-vvv"))
+    assert real == predicted
+    # A TCP connection from before the rollout is alive after strict came.
+    assert TEXT.decode() in flow.communicate(timeout=90)[0]
+
+
+def test_second_run_changes_nothing(fleet: Fleet) -> None:
+    assert set(changed(fleet.play("site")).values()) == {0}
+    assert set(changed(fleet.play("site", "--check")).values()) == {0}
+
+
+@pytest.mark.parametrize("family", ["address", "address6"])
+def test_only_the_tunnel_is_on_the_wire(fleet: Fleet, tmp_path: Path, family: str) -> None:
+    with fleet.lab.capture(tmp_path / "c.pcap"):
+        assert TEXT in fetch(fleet.lab.hosts[0], fleet.lab.hosts[1], family)
+    frames = list(read(tmp_path / "c.pcap"))
+    assert sum(frame.protocol == 17 and frame.dport == 51871 for frame in frames) >= 8
+    assert not [frame for frame in frames if TEXT in frame.data]
+    assert not plain_between(tmp_path / "c.pcap", members(fleet))
+
+
+def test_no_leak_while_the_agent_suffers(fleet: Fleet, tmp_path: Path) -> None:
+    """Restart, SIGKILL, interface deleted by hand: a flood goes on, and not one packet is plain."""
+    one, two, three = fleet.lab.hosts
+    with fleet.lab.capture(tmp_path / "c.pcap"):
+        floods = [one.popen("ping -q -i 0.01 -w 14 10.99.0.3"), three.popen("ping -q -i 0.01 -w 14 fd99::1")]
+        time.sleep(1)
+        one.run("systemctl restart wardmesh")
+        three.run("systemctl kill -s KILL wardmesh")
+        time.sleep(1)
+        one.run("ip link del wardmesh_wg0")
+        until(lambda: "wardmesh_wg0" in one.run("ip -br link").stdout)
+        two.run("systemctl stop wardmesh")
+        for flood in floods:
+            flood.communicate(timeout=60)
+    two.run("systemctl start wardmesh")
+    assert not plain_between(tmp_path / "c.pcap", members(fleet))
+    assert len(list(read(tmp_path / "c.pcap"))) > 1000
+
+
+def test_what_is_deleted_by_hand_comes_back(fleet: Fleet) -> None:
+    host = fleet.lab.hosts[0]
+    host.run("wardmesh status --wait 20")
+    host.run("ip rule del pref 95; ip route flush table 51871")
+    until(
+        lambda: (
+            "95:" in host.run("ip rule").stdout
+            and "10.99.0.2" in host.run("ip route show table 51871", check=False).stdout
+        )
+    )
+    host.run("tc filter del dev host0 egress")
+    until(lambda: "wardmesh" in host.run("tc filter show dev host0 egress").stdout)
+    host.run("wg set wardmesh_wg0 peer $(wg show wardmesh_wg0 peers | head -1) remove")
+    until(lambda: len(host.run("wg show wardmesh_wg0 peers").stdout.split()) == 2)
+    assert "restored: wireguard peer" in host.run("journalctl -u wardmesh --no-pager").stdout
+
+
+def test_bad_input_changes_nothing(fleet: Fleet) -> None:
+    host = fleet.lab.hosts[0]
+    before = host.run("sha256sum /etc/wardmesh/fleet.json; wg show wardmesh_wg0 peers | sort").stdout
+    apply = "> /tmp/m; wardmesh fleet apply /tmp/m"
+    key = "/var/lib/wardmesh/keys/wg0.key"
+    cases = {
+        f"head -c 200 /etc/wardmesh/fleet.json {apply}": "not JSON",
+        f"sed 's/10.99.0.2/10.99.0.9/' /etc/wardmesh/fleet.json {apply}": "digest",
+        "echo 'encryption: {enable: 1}' > /tmp/c; wardmesh config validate /tmp/c": "did you mean",
+        f"chmod 644 {key}; wardmesh encryption key; r=$?; chmod 600 {key}; exit $r": "permissions",
+        "wardmesh daemon": "another agent runs",
+    }
+    for command, words in cases.items():
+        done = host.run(command, check=False)
+        assert done.returncode != 0, command
+        assert words in done.stderr and "remedy" in done.stderr, done.stderr
+    assert host.run("sha256sum /etc/wardmesh/fleet.json; wg show wardmesh_wg0 peers | sort").stdout == before
+
+
+def test_a_limited_run_loses_nobody(fleet: Fleet) -> None:
+    fleet.play("site", "--limit", "node1")
+    for host in fleet.lab.hosts:
+        assert len(host.run("wg show wardmesh_wg0 peers").stdout.split()) == 2
+
+
+def test_a_host_that_is_down_is_nobodys_loss(fleet: Fleet) -> None:
+    """The cable of node3 is pulled: the run says so, the others keep it as a peer, and it keeps them."""
+    host = fleet.lab.hosts[2]
+    sh("ip", "-n", fleet.lab.bridge_ns, "link", "set", "p3", "down")
+    try:
+        done = fleet.play("site", check=False)
+    finally:
+        sh("ip", "-n", fleet.lab.bridge_ns, "link", "set", "p3", "up")
+    assert done.returncode == 4, done.stdout
+    assert "unreachable=1" in done.stdout
+    fleet.lab.wait(host)
+    for other in fleet.lab.hosts:
+        assert len(other.run("wg show wardmesh_wg0 peers").stdout.split()) == 2
+    assert set(changed(fleet.play("site")).values()) == {0}
+
+
+def test_adding_a_host_touches_the_others_once(fleet: Fleet) -> None:
+    pids = {host.name: host.run("systemctl show -p MainPID wardmesh").stdout for host in fleet.lab.hosts}
+    fleet.lab.add(range(4, 5))
+    counts = changed(fleet.play("site"))
+    compiled_on = next(iter(sorted(counts)))  # run_once counts for the first host: the registry
+    assert {name: count - (name == compiled_on) for name, count in counts.items() if name != "node4"} == {
+        "node1": 1,
+        "node2": 1,
+        "node3": 1,
+    }
+    for host in fleet.lab.hosts[:3]:
+        assert host.run("systemctl show -p MainPID wardmesh").stdout == pids[host.name]
+        assert len(host.run("wg show wardmesh_wg0 peers").stdout.split()) == 3
+
+
+def test_decommission_removes_a_host_from_everybody(fleet: Fleet) -> None:
+    fleet.play("decommission", "-e", "wardmesh_decommission=node4")
+    for host in fleet.lab.hosts[:3]:
+        assert len(host.run("wg show wardmesh_wg0 peers").stdout.split()) == 2
+    gone = fleet.lab.hosts[3]
+    assert "wardmesh" not in gone.run("ip -br link; ls /etc /usr/local/bin /var/lib").stdout
+    fleet.lab.power_off(gone)
+
+
+def test_no_private_key_ever_reached_the_controller(fleet: Fleet) -> None:
+    keys = [host.run("cat /var/lib/wardmesh/keys/wg0.key").stdout.strip() for host in fleet.lab.hosts]
+    assert all(len(key) == 44 for key in keys)
+    for key in keys:
+        assert key not in fleet.output
+        found = subprocess.run(
+            ["grep", "-rlF", key, str(fleet.folder), "/root/.ansible"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not found.stdout, found.stdout
+
+
+def test_uninstall_leaves_nothing(fleet: Fleet) -> None:
+    fleet.play("uninstall")
+    for host in fleet.lab.hosts:
+        assert host.run(SNAPSHOT, check=False).stdout == fleet.snapshots[host.name]  # type: ignore[attr-defined]

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab itself: hosts are real, the wire is seen, nothing is left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from lab import Lab
+from lab.pcap import read
+
+NAME = "selftest"
+
+
+def leftovers() -> str:
+    parts = [
+        subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+        for argv in (["ip", "netns", "list"], ["cat", "/proc/mounts"], ["ps", "-eo", "args"])
+    ]
+    return "\n".join(
+        line for part in parts for line in part.splitlines() if f"wl-{NAME}" in line or f"labs/{NAME}" in line
+    )
+
+
+def test_hosts_see_each_other_and_the_capture_sees_both_directions(tmp_path: Path) -> None:
+    lab = Lab.up(2, NAME)
+    try:
+        one, two = lab.hosts
+        assert one.run("systemctl is-system-running --wait || true").stdout.strip() in ("running", "degraded")
+        with lab.capture(tmp_path / "c.pcap"):
+            one.run(f"ping -c 3 -i 0.2 {two.address}")
+        frames = [frame for frame in read(tmp_path / "c.pcap") if frame.protocol == 1]
+        assert [sum(frame.src == host.address for frame in frames) for host in (one, two)] == [3, 3]
+    finally:
+        lab.down()
+    assert not leftovers()
+
+
+def test_a_lab_that_was_killed_half_way_is_cleaned_up() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lab", "--name", NAME, "up", "3"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).parent,
+    )
+    deadline = time.monotonic() + 20
+    while f"labs/{NAME}/2/root" not in Path("/proc/mounts").read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert leftovers()
+    Lab(NAME).down()
+    assert not leftovers()

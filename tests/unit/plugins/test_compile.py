@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registry and map: nobody leaves by accident, and the agent reads what the controller writes."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wardmesh.model.fleetmap import parse_fleet_map
+
+SOURCE = Path(__file__).parents[3] / "plugins/plugin_utils/_compile.py"
+_spec = importlib.util.spec_from_file_location("wardmesh_compile", SOURCE)
+assert _spec and _spec.loader
+compiler = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(compiler)
+
+
+def facts(number: int, **more: Any) -> dict[str, Any]:
+    return {
+        "key": base64.b64encode(number.to_bytes(32, "big")).decode(),
+        "key_generation": 1,
+        "addresses": [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"],
+        **more,
+    }
+
+
+def rollout(old: dict[str, Any], declared: dict[str, Any], remove: tuple[str, ...] = ()) -> tuple[Any, bytes]:
+    merged, _warnings = compiler.merge(old, declared, list(remove))
+    return compiler.compile_map(merged, "c", 1)
+
+
+FLEET = {"a": facts(1), "b": facts(2, labels={"app": "db"}), "c": facts(3, endpoint="203.0.113.1:51871")}
+
+
+def test_the_agent_reads_it() -> None:
+    _registry, data = rollout(compiler.empty_registry(), FLEET)
+    fleet = parse_fleet_map(data, "f")
+    assert [member.name for member in fleet.members] == ["a", "b", "c"]
+    assert fleet.members[1].labels == {"app": "db"}
+    assert fleet.generation == 1
+
+
+def test_same_content_same_bytes_and_generation() -> None:
+    registry, data = rollout(compiler.empty_registry(), FLEET)
+    again, same = rollout(registry, FLEET)
+    assert (again, same) == (registry, data)
+
+
+def test_a_silent_host_stays() -> None:
+    registry, data = rollout(compiler.empty_registry(), FLEET)
+    silent = {**FLEET, "b": {"key": "", "addresses": [], "labels": {"app": "db"}}}
+    assert rollout(registry, silent)[1] == data
+
+
+def test_a_host_that_left_the_inventory_stays_with_a_warning() -> None:
+    registry, data = rollout(compiler.empty_registry(), FLEET)
+    fewer = {name: FLEET[name] for name in ("a", "b")}
+    _merged, warnings = compiler.merge(registry, fewer, [])
+    assert "decommission" in warnings[0]
+    assert rollout(registry, fewer)[1] == data
+
+
+def test_removal_is_a_tombstone() -> None:
+    registry, _data = rollout(compiler.empty_registry(), FLEET)
+    after, data = rollout(registry, {name: FLEET[name] for name in ("a", "b")}, ("c",))
+    assert after["tombstones"] == ["c"]
+    assert parse_fleet_map(data, "f").generation == 2
+    assert [member.name for member in parse_fleet_map(data, "f").members] == ["a", "b"]
+
+
+def test_shrink_guard() -> None:
+    old = {"members": {str(number): {} for number in range(10)}}
+    compiler.guard_shrink(old, {"members": {name: {} for name in "01234567"}}, 20)
+    with pytest.raises(compiler.FleetMapError, match="wardmesh_allow_shrink"):
+        compiler.guard_shrink(old, {"members": {name: {} for name in "0123456"}}, 20)
+
+
+BROKEN = [
+    (
+        "address",
+        {"a": facts(1), "b": {**facts(2), "addresses": ["10.0.0.1"]}},
+        "address 10.0.0.1 belongs to a",
+    ),
+    ("key", {"a": facts(1), "b": {**facts(2), "key": facts(1)["key"]}}, "key"),
+    ("overlap", {"a": facts(1, allowed_ips=["10.0.0.0/24"]), "b": facts(2)}, "overlap"),
+    ("no address", {"a": {**facts(1), "addresses": []}}, "no address"),
+    ("key length", {"a": {**facts(1), "key": "AAAA"}}, "32 bytes"),
+]
+
+
+@pytest.mark.parametrize(("fleet", "words"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN])
+def test_preflight_of_the_map(fleet: dict[str, Any], words: str) -> None:
+    with pytest.raises(compiler.FleetMapError, match=words):
+        rollout(compiler.empty_registry(), fleet)
