@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry of the zipapp: `wardmesh VERB`, or the daemon when called as wardmeshd."""
+"""Entry of the package and of the zipapp: `wardmesh VERB`, or the daemon when called as wardmeshd."""
 
 from __future__ import annotations
 
@@ -7,4 +7,5 @@ import sys
 
 from wardmesh.cli.main import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -132,7 +132,14 @@ def test_what_is_deleted_by_hand_comes_back(fleet: Fleet) -> None:
     until(lambda: "wardmesh" in host.run("tc filter show dev host0 egress").stdout)
     host.run("wg set wardmesh_wg0 peer $(wg show wardmesh_wg0 peers | head -1) remove")
     until(lambda: len(host.run("wg show wardmesh_wg0 peers").stdout.split()) == 2)
-    assert "restored: wireguard peer" in host.run("journalctl -u wardmesh --no-pager").stdout
+    log = host.run("journalctl -u wardmesh --no-pager").stdout
+    for what in (
+        "rule ipv4 95 lookup",
+        "route 10.99.0.2/32",
+        "guard: host0: egress attached",
+        "wireguard: peer",
+    ):
+        assert f"restored: {what}" in log
 
 
 def test_bad_input_changes_nothing(fleet: Fleet) -> None:

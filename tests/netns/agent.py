@@ -12,22 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute
-
-from wardmesh.datapath.contract import MARK
 from wardmesh.host.paths import Paths
 from wardmesh.host.sysctl import Sysctls
 from wardmesh.model.config import Cluster
-from wardmesh.model.fleetmap import Address, Endpoint, FleetMap, Member, Network
-from wardmesh.wireguard import devices, keys
+from wardmesh.model.fleetmap import Endpoint, FleetMap, Member
+from wardmesh.wireguard import devices, keys, liveness, mtu, routes
 from wardmesh.wireguard.backend import DeviceState
-from wardmesh.wireguard.liveness import Liveness
+from wardmesh.wireguard.links import find_link, read_links
+from wardmesh.wireguard.mark import INTERFACE
+from wardmesh.wireguard.netlink import Netlink
 from wardmesh.wireguard.peers import desired_peers
-from wardmesh.wireguard.routing import Routing, TunnelRoute, desired_rules
-from wardmesh.wireguard.tunnel import OVERHEAD, Tunnel
+from wardmesh.wireguard.routing import Routing
+from wardmesh.wireguard.sysctls import reconcile_sysctls
+from wardmesh.wireguard.tunnel import Tunnel, TunnelDesired
 from wardmesh.wireguard.userspace import UserspaceBackend
-
-INTERFACE = "wardmesh_wg0"
 
 
 class ProcessStarter:
@@ -81,61 +79,53 @@ def fleet_of(facts: list[MemberFacts]) -> FleetMap:
 class Agent:
     """One pass after the other over the real modules."""
 
-    def __init__(self, name: str, scratch: Path, starter: ProcessStarter) -> None:
+    def __init__(self, name: str, scratch: Path) -> None:
         self.name = name
         self.paths = Paths(scratch)
-        self.starter = starter
-        self.ipr: Any = IPRoute()
-        self.tunnel = Tunnel(UserspaceBackend(starter), INTERFACE, self.paths.key)
-        self.routing = Routing(self.ipr)
+        self.tunnel = Tunnel(UserspaceBackend(ProcessStarter()))
+        self.routing = Routing()
         self.sysctls = Sysctls(self.paths.sysctls)
-        self.liveness = Liveness()
+        self.liveness = liveness.Liveness()
         self.fleet = fleet_of([])
+        self._peers: dict[str, Any] = {}
+
+    def set_fleet(self, facts: list[MemberFacts]) -> None:
+        self.fleet = fleet_of(facts)
+        self._peers = desired_peers(self.fleet, self.name)
 
     def reconcile(self, sealed: bool = False) -> list[str]:
-        """Device, peers, routes of those that are up (all when sealed), rules, sysctls."""
+        """Peers, routes of those that are up (all when sealed), rules, sysctls."""
         own = next(member for member in self.fleet.members if member.name == self.name)
         others = [member for member in self.fleet.members if member.name != self.name]
-        found = devices.links(self.ipr)
-        guarded = [link.name for link in devices.guarded(found, ())]
-        mtus = {link.ifindex: link.mtu for link in found}
-        paths = {member.name: devices.route_to(self.ipr, member.addresses[0], MARK) for member in others}
-        size = max([mtus[path.ifindex] for path in paths.values() if path] or [1500]) - OVERHEAD
-        lines = self.tunnel.reconcile_device(self.ipr, own.endpoint.port, size)
+        with Netlink() as link:
+            links = read_links(link)
+            guarded = devices.guarded_devices(links, (), devices.default_devices(link))
+            paths = devices.paths_to(link, routes.addresses_to_look_up(others))
+        used = [path.mtu for path in paths.values() if path is not None]
+        size = mtu.interface_mtu(used, None)
+        lost = self.liveness.keys(liveness.DOWN)
         names = {member.key: member.name for member in others}
-        lines += self.tunnel.reconcile_peers(desired_peers(self.fleet, own.key), names)
-        state, now = self.tunnel.state(), time.time()
-        self.liveness.observe(now, state.peers)
-        due = self.liveness.to_provoke(now, state.peers)
-        self.tunnel.backend.provoke(INTERFACE, [state.peers[key] for key in due])
-        for name, value in [(INTERFACE, "rp_filter=2")] + [
-            (device, "src_valid_mark=1") for device in guarded
-        ]:
-            knob, _sign, wanted = value.partition("=")
-            if self.sysctls.ensure(f"net/ipv4/conf/{name}/{knob}", wanted):
-                lines.append(f"sysctl {name} {knob} = {wanted}")
-        lines += self.routing.sync_rules(desired_rules(own.allowed_ips, guarded))
-        wanted_routes: dict[Network, TunnelRoute] = {}
-        for member in others:
-            if sealed or self.liveness.up(member.key):
-                path = paths[member.name]
-                narrow = mtus[path.ifindex] - OVERHEAD if path is not None else size
-                for network in member.networks():
-                    mtu = narrow if narrow < size else 0
-                    wanted_routes[network] = TunnelRoute(network, source_of(own, network), mtu)
-        return lines + self.routing.sync_routes(self.tunnel.index(self.ipr), wanted_routes)
+        lines = self.tunnel.reconcile(
+            TunnelDesired(keys.load_private(self.paths), own.endpoint.port, size, self._peers, names, lost)
+        )
+        self.liveness.observe(self.tunnel.state.peers, time.monotonic(), time.time())
+        waking = self.liveness.to_wake(time.monotonic())
+        if waking:
+            self.tunnel.provoke(waking)
+        guarded_names = [item.name for item in guarded]
+        lines += reconcile_sysctls(self.sysctls, guarded_names)
+        there = [member for member in others if sealed or self.liveness.status(member.key) == liveness.UP]
+        with Netlink() as link:
+            device = find_link(link, INTERFACE)
+        desired = routes.RoutingDesired(
+            device.ifindex if device is not None else 0,
+            routes.desired_routes(there, own, paths, size),
+            routes.desired_rules(own.allowed_ips, guarded_names),
+        )
+        return lines + self.routing.reconcile(desired)
 
     def teardown(self) -> list[str]:
-        removed = self.routing.teardown()
-        if self.tunnel.index(self.ipr):
-            self.tunnel.backend.remove(INTERFACE)
-            removed.append(f"interface {INTERFACE} removed")
-        return removed + self.sysctls.restore()
-
-
-def source_of(own: Member, network: Network) -> Address | None:
-    """The first own address of the network's family."""
-    return next((address for address in own.addresses if address.version == network.version), None)
+        return self.routing.teardown() + self.tunnel.teardown() + self.sysctls.restore()
 
 
 _agent: Agent | None = None
@@ -152,20 +142,21 @@ def boot(name: str, scratch: str) -> str:
     """Make the host's agent; its public key."""
     global _agent
     os.umask(0o022)
-    _agent = Agent(name, Path(scratch), ProcessStarter())
-    return str(keys.load_or_create(_agent.paths.key, dry_run=False).public_key)
+    _agent = Agent(name, Path(scratch))
+    return str(keys.load_or_create(_agent.paths, dry_run=False).public_key)
 
 
 def restart() -> None:
     """Forget everything that is not in the kernel or on the disk, as a restarted agent has."""
     global _agent
     old = the()
-    _agent = Agent(old.name, old.paths.root, old.starter)  # its process is a unit of its own elsewhere
-    _agent.fleet = old.fleet
+    _agent = Agent(old.name, old.paths.root)
+    _agent.tunnel.backend = old.tunnel.backend  # the child's parent; a unit of its own elsewhere
+    _agent.fleet, _agent._peers = old.fleet, old._peers
 
 
 def set_fleet(facts: list[MemberFacts]) -> None:
-    the().fleet = fleet_of(facts)
+    the().set_fleet(facts)
 
 
 def reconcile(sealed: bool = False) -> list[str]:
@@ -177,11 +168,10 @@ def teardown() -> list[str]:
 
 
 def state() -> DeviceState:
-    return the().tunnel.state()
+    return the().tunnel.refresh()
 
 
 def up_count() -> int:
     """How many tunnels are up after another pass."""
-    agent = the()
-    agent.reconcile()
-    return sum(agent.liveness.up(member.key) for member in agent.fleet.members if member.name != agent.name)
+    the().reconcile()
+    return len(the().liveness.keys(liveness.UP))

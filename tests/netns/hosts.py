@@ -115,8 +115,9 @@ def _serve(channel: socket.socket) -> None:
             return
         try:
             answer: tuple[bool, Any] = (True, function(*arguments))
-        except Exception:  # not every exception can be pickled
-            answer = (False, RuntimeError(traceback.format_exc()))
+        except Exception as error:
+            error.args = (*error.args, traceback.format_exc())
+            answer = (False, error)
         try:
             _send(channel, answer)
         except (TypeError, AttributeError, pickle.PicklingError) as error:

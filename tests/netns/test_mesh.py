@@ -64,8 +64,8 @@ def test_rules_and_routes_are_those_of_the_contract(mesh: Mesh) -> None:
     assert sorted(
         line.strip() for line in first.run("ip", "route", "show", "table", "51871").splitlines()
     ) == [
-        "10.98.0.2 dev wardmesh_wg0 proto 200 src 10.98.0.1",
-        "10.98.0.3 dev wardmesh_wg0 proto 200 src 10.98.0.1",
+        "10.98.0.2 dev wardmesh_wg0 proto 200 scope link src 10.98.0.1",
+        "10.98.0.3 dev wardmesh_wg0 proto 200 scope link src 10.98.0.1",
     ]
     sixth = first.run("ip", "-6", "route", "show", "table", "51871")
     assert "fd98::2 dev wardmesh_wg0 proto 200 src fd98::1" in sixth
@@ -90,7 +90,7 @@ def delete_peer(host: Host) -> None:
 
 
 DAMAGES = {
-    "a peer": (delete_peer, "wireguard peer node"),
+    "a peer": (delete_peer, "peer node"),
     "a route": (
         lambda host: host.run("ip", "route", "del", "10.98.0.2", "table", "51871"),
         "route 10.98.0.2/32",
@@ -99,9 +99,9 @@ DAMAGES = {
         lambda host: host.run("ip", "-6", "route", "del", "fd98::2", "table", "51871"),
         "route fd98::2/128",
     ),
-    "a rule": (lambda host: host.run("ip", "rule", "del", "priority", "95"), "rule 95"),
-    "the rule of marks": (lambda host: host.run("ip", "-6", "rule", "del", "priority", "90"), "rule 90"),
-    "the end of the jumps": (lambda host: host.run("ip", "rule", "del", "priority", "99"), "rule 99"),
+    "a rule": (lambda host: host.run("ip", "rule", "del", "priority", "95"), "rule ipv4 95"),
+    "the rule of marks": (lambda host: host.run("ip", "-6", "rule", "del", "priority", "90"), "rule ipv6 90"),
+    "the end of the jumps": (lambda host: host.run("ip", "rule", "del", "priority", "99"), "rule ipv4 99"),
     "a flushed table": (
         lambda host: host.run("ip", "route", "flush", "table", "51871"),
         "route 10.98.0.3/32",
@@ -110,23 +110,11 @@ DAMAGES = {
         lambda host: host.run("ip", "route", "add", "10.98.0.77", "dev", "eth0", "table", "51871"),
         "route 10.98.0.77/32 removed",
     ),
-    "the interface taken down": (
-        lambda host: host.run("ip", "link", "set", "wardmesh_wg0", "down"),
-        "interface up",
-    ),
-    "the interface deleted": (
-        lambda host: host.run("ip", "link", "del", "wardmesh_wg0"),
-        "wireguard interface wardmesh_wg0",
-    ),
-    "another MTU": (
-        lambda host: host.run("ip", "link", "set", "wardmesh_wg0", "mtu", "1300"),
-        "wireguard mtu 1420",
-    ),
-    "another port": (
-        lambda host: host.run("wg", "set", "wardmesh_wg0", "listen-port", "4444"),
-        "device settings",
-    ),
-    "another mark": (lambda host: host.run("wg", "set", "wardmesh_wg0", "fwmark", "0"), "device settings"),
+    "the interface taken down": (lambda host: host.run("ip", "link", "set", "wardmesh_wg0", "down"), "up"),
+    "the interface deleted": (lambda host: host.run("ip", "link", "del", "wardmesh_wg0"), "created"),
+    "another MTU": (lambda host: host.run("ip", "link", "set", "wardmesh_wg0", "mtu", "1300"), "mtu 1420"),
+    "another port": (lambda host: host.run("wg", "set", "wardmesh_wg0", "listen-port", "4444"), "port set"),
+    "another mark": (lambda host: host.run("wg", "set", "wardmesh_wg0", "fwmark", "0"), "mark set"),
     "a stranger among the peers": (
         lambda host: host.run(
             "wg", "set", "wardmesh_wg0", "peer", "A" * 42 + "g=", "allowed-ips", "10.98.0.2/32"
@@ -162,7 +150,7 @@ def test_a_killed_wireguard_process_is_started_again(mesh: Mesh) -> None:
     wait_for(
         lambda: not first.succeeds("ip", "link", "show", "wardmesh_wg0"), "the device goes with its process"
     )
-    assert any("wireguard interface wardmesh_wg0" in line for line in first.call(agent.reconcile))
+    assert any("created" in line for line in first.call(agent.reconcile))
     mesh.converge()
     wire.wait_for_ping(first, "10.98.0.3")
 
@@ -202,7 +190,7 @@ def test_a_new_endpoint_in_the_map_is_set(mesh: Mesh) -> None:
     first = mesh.hosts[0]
     facts = [replace(fact, endpoint="fd98::2") if fact.name == "node2" else fact for fact in mesh.facts]
     first.call(agent.set_fleet, facts)
-    assert first.call(agent.reconcile) == ["wireguard peer node2"]
+    assert first.call(agent.reconcile) == ["peer node2 changed"]
     assert endpoint_of(first, mesh.facts[1].key).host == "fd98::2"
     wire.wait_for_ping(first, "10.98.0.2")
     mesh.set_fleet()
@@ -218,13 +206,13 @@ def test_a_change_of_one_member_touches_that_one_only(mesh: Mesh) -> None:
     before = first.call(agent.state).peers[mesh.facts[1].key]
     original, mesh.facts = mesh.facts, facts
     mesh.set_fleet(facts)
-    assert first.call(agent.reconcile) == ["wireguard peer node3", "route 10.98.0.30/32"]
+    assert first.call(agent.reconcile) == ["peer node3 changed", "route 10.98.0.30/32"]
     assert first.call(agent.state).peers[mesh.facts[1].key].last_handshake == before.last_handshake
     mesh.reconcile()
     assert wire.ping(first, "10.98.0.30")
     mesh.set_fleet(original)
     lines = first.call(agent.reconcile)
-    assert lines == ["wireguard peer node3", "route 10.98.0.30/32 removed"]
+    assert lines == ["peer node3 changed", "route 10.98.0.30/32 removed"]
     third.run("ip", "address", "del", "10.98.0.30/24", "dev", "eth0")
 
 

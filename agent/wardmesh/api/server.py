@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 over /run/wardmesh/wardmesh.sock; JSON in and out. Root's, and the group wardmesh's."""
+"""HTTP/1.1 over /run/wardmesh/wardmesh.sock; JSON in and out. Root's, and the group wardmesh's.
+
+An error is {"error": {"what", "where", "why", "remedy"}} with status 400 (404 for an unknown path).
+"""
 
 from __future__ import annotations
 
@@ -15,63 +18,114 @@ from typing import Any
 
 from wardmesh.model.errors import WardmeshError
 
-Handler = Callable[[], Mapping[str, Any]]
+GROUP = "wardmesh"
+Body = Mapping[str, Any]
+Routes = Mapping["tuple[str, str]", Callable[[Body], Mapping[str, Any]]]
+_LONGEST_BODY = 1 << 16
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class _Listener(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
-    routes: Mapping[tuple[str, str], Handler]
+    request_queue_size = 64
+    routes: Routes
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hung up is none of our business."""
 
 
 class _Request(BaseHTTPRequestHandler):
-    server: _Server
+    server: _Listener
+    protocol_version = "HTTP/1.1"
+    timeout = 30  # seconds for a client to send its request
 
-    def _serve(self, method: str) -> None:
-        handler = self.server.routes.get((method, self.path))
-        if handler is None:
-            self._answer(
-                404, {"error": {"what": "no such path", "where": self.path, "why": "", "remedy": ""}}
-            )
-            return
+    def _serve(self) -> None:
         try:
-            self._answer(200, handler())
+            handler = self.server.routes.get((self.command, self.path))
+            body = self._body()
+            if handler is None:
+                self._fail(404, WardmeshError("no such request", where=f"{self.command} {self.path}"))
+            else:
+                self._answer(200, handler(body))
         except WardmeshError as error:
-            self._answer(400, {"error": error.as_dict()})
+            self._fail(400, error)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+        except Exception as error:  # noqa: BLE001  the edge: the client gets an answer
+            why = f"{type(error).__name__}: {error}"
+            self._fail(500, WardmeshError("unexpected error", why=why, remedy="journalctl -u wardmesh"))
 
-    def _answer(self, status: int, body: Mapping[str, Any]) -> None:
-        data = json.dumps(body).encode()
+    def do_GET(self) -> None:
+        """Read."""
+        self._serve()
+
+    def do_POST(self) -> None:
+        """Change."""
+        self._serve()
+
+    def _body(self) -> Body:
+        length = self.headers.get("Content-Length") or "0"
+        if not length.isdigit() or int(length) > _LONGEST_BODY:
+            raise WardmeshError("the request is too long", why=f"{length} bytes, at most {_LONGEST_BODY}")
+        data = self.rfile.read(int(length))
+        try:
+            document = json.loads(data or b"{}")
+        except ValueError as error:
+            raise WardmeshError("the request is not JSON", why=str(error)) from error
+        if not isinstance(document, dict):
+            raise WardmeshError("the request is not a JSON object")
+        return document
+
+    def _fail(self, status: int, error: WardmeshError) -> None:
+        self._answer(status, {"error": error.as_dict()})
+
+    def _answer(self, status: int, document: Mapping[str, Any]) -> None:
+        data = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
 
-    def do_GET(self) -> None:
-        self._serve("GET")
-
-    def do_POST(self) -> None:
-        self._serve("POST")
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Requests are not logged: status is polled."""
 
     def address_string(self) -> str:
+        """A unix socket's peer has no address."""
         return "local"
 
 
-def serve(path: Path, routes: Mapping[tuple[str, str], Handler]) -> socketserver.BaseServer:
-    """Start serving in a thread; the socket has its mode before anybody can connect."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    old = os.umask(0o117)
-    try:
-        server = _Server(str(path), _Request)
-    finally:
-        os.umask(old)
-    try:
-        os.chown(path, 0, grp.getgrnam("wardmesh").gr_gid)
-    except (KeyError, PermissionError):
-        os.chmod(path, 0o600)
-    server.routes = routes
-    threading.Thread(target=server.serve_forever, daemon=True, name="api").start()
-    return server
+class Server:
+    """Listens from its making on; each request has a thread of its own."""
+
+    def __init__(self, path: Path, routes: Routes) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        old = os.umask(0o177)  # nobody may connect before the socket has its group
+        try:
+            self._listener = _Listener(str(path), _Request)
+        except OSError as error:
+            raise WardmeshError(
+                "cannot listen",
+                where=str(path),
+                why=error.strerror or str(error),
+                remedy="run as root, and see that the folder can be written",
+            ) from error
+        finally:
+            os.umask(old)
+        self._open_to_group()
+        self._listener.routes = routes
+        threading.Thread(target=self._listener.serve_forever, daemon=True, name="api").start()
+
+    def _open_to_group(self) -> None:
+        try:
+            os.chown(self._path, -1, grp.getgrnam(GROUP).gr_gid)
+        except (KeyError, PermissionError):
+            return  # no such group: root's alone
+        os.chmod(self._path, 0o660)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.shutdown()
+        self._listener.server_close()
+        self._path.unlink(missing_ok=True)

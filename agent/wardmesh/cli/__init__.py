@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line; verbs import what they need when they run, so that status stays quick."""
+"""The command line."""

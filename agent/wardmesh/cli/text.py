@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data to the words that the seed documents show (§5.2, §6.3)."""
+"""Documents of the API in words, in the forms of the seed documents (§5.2 status, §6.3 encryption status)."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
-
-from wardmesh.model.fleetmap import FleetMap
 
 _BANNER = r"""    /¯¯\
  /¯¯\__/¯¯\    Wardmesh:       {agent}
@@ -16,9 +13,11 @@ _BANNER = r"""    /¯¯\
  \__/¯¯\__/    ClusterMesh:    disabled
     \__/"""
 
+Document = Mapping[str, Any]
+
 
 def ago(then: float, now: float) -> str:
-    """Seconds to the short form: 30s ago, 1m ago, never."""
+    """Unix seconds to the short form of the seeds: 30s ago, 1m ago, never."""
     if not then:
         return "never"
     seconds = max(0, int(now - then))
@@ -28,64 +27,77 @@ def ago(then: float, now: float) -> str:
     return f"{seconds}s ago"
 
 
-def status(data: Mapping[str, Any], *, verbose: bool) -> str:
-    """The banner, the nodes, and what is wrong."""
-    healthy = "OK" if not data["problems"] else "DEGRADED"
-    peers = len(data["peers"])
-    lines = [
-        _BANNER.format(agent=healthy),
-        f"Daemon:         {healthy}",
-        f"Encryption:     {_encryption(data)}",
-        f"Fleet map:      cluster {data['cluster']}, generation {data['generation']}, {peers} peers",
-        "Nodes:",
-    ]
-    if data["self"]:
-        lines.append(f"  {data['address']} ({data['self']}): Reachable")
-    for peer in data["peers"]:
-        seal = "" if peer["sealed"] or data["mode"] == "prefer" else ", not sealed yet"
-        lines.append(
-            f"  {peer['address']} ({peer['name']}): "
-            f"{'Reachable' if peer['reachable'] else 'Unreachable'}{seal}"
-        )
-    lines += [f"Note:           {key}: not active in this version" for key in data["inactive"]]
-    lines += [f"Problem:        {problem}" for problem in data["problems"]]
+def status(data: Document, *, health: bool, verbose: bool) -> str:
+    """The banner, the nodes, then what the seeds do not show."""
+    word = "Degraded" if data["problems"] else "OK"
+    lines = [_BANNER.format(agent=word), f"Daemon:         {word}", "Nodes:", *_nodes(data, health=health)]
+    lines += [f"Encryption:     {_encryption(data)}", f"Fleet map:      {_fleet_map(data)}"]
+    lines.append(f"Guard:          {', '.join(data['guard']['devices']) or 'no device'}")
     if verbose:
-        lines.append(f"Guard:          {', '.join(data['guard']['devices'])}")
-        for reason, counter in data["guard"]["counters"].items():
-            lines.append(f"  {reason}: {counter['packets']} packets, {counter['bytes']} bytes")
+        lines += [
+            f"  {name}: {counter['packets']} packets, {counter['bytes']} bytes"
+            for name, counter in data["guard"]["counters"].items()
+        ]
+        lines += [f"Version:        {data['version']}", f"Public key:     {data['publicKey'] or 'none'}"]
+    lines += [f"Inactive:       {key}: not active in this version" for key in data["inactive"]]
+    lines += [f"Warning:        {warning}" for warning in data["warnings"]]
+    lines += [f"Problem:        {problem}" for problem in data["problems"]]
     return "\n".join(lines)
 
 
-def _encryption(data: Mapping[str, Any]) -> str:
+def _nodes(data: Document, *, health: bool) -> list[str]:
+    rows = [(peer["name"], _node(peer, data["time"], health=health)) for peer in data["peers"]]
+    if data["self"]:
+        note = " [this host]" if health else ""
+        rows.append((data["self"], f"  {data['address']} ({data['self']}): Reachable{note}"))
+    return [line for _name, line in sorted(rows)]
+
+
+def _node(peer: Document, now: float, *, health: bool) -> str:
+    line = f"  {peer['address']} ({peer['name']}): {'Reachable' if peer['reachable'] else 'Unreachable'}"
+    if not health:
+        return line
+    sealed = "sealed" if peer["sealed"] else "not sealed"
+    return (
+        f"{line} [tunnel {peer['tunnel']}, {sealed}, endpoint {peer['endpoint']}, "
+        f"handshake {ago(peer['lastHandshake'], now)}, "
+        f"received {peer['rxBytes']}, sent {peer['txBytes']} bytes]"
+    )
+
+
+def _encryption(data: Document) -> str:
     if not data["encryption"]:
         return "Disabled"
-    return f"WireGuard [{data['backend']}, {data['interface']}, mode {data['mode']}]"
+    device = f"{data['interface']}, {data['backend'] or 'no backend'}, UDP {data['listenPort']}"
+    return f"WireGuard [{device}], mode {_mode(data)}"
 
 
-def encryption(data: Mapping[str, Any]) -> str:
-    """Seed §6.3."""
+def _mode(data: Document) -> str:
+    if data["mode"] == "prefer":
+        return "prefer" + (" (strict is wished, not yet turned on)" if data["wish"] == "strict" else "")
+    sealed = sum(peer["sealed"] for peer in data["peers"])
+    return f"strict, {sealed} of {len(data['peers'])} members sealed"
+
+
+def _fleet_map(data: Document) -> str:
+    if not data["generation"]:
+        return "none"
+    return f"cluster {data['cluster']}, generation {data['generation']}"
+
+
+def encryption(data: Document, now: float) -> str:
+    """The form of seed §6.3; now in unix seconds."""
     enabled = bool(data["encryption"])
     lines = [
         f"Encryption:      {'WireGuard' if enabled else 'Disabled'}",
         f"Node Encryption: {'Enabled' if enabled else 'Disabled'}",
-        f"Mode:            {data['mode']}",
         "Peers:",
     ]
     for peer in data["peers"]:
         word = "Connected" if peer["reachable"] else "Disconnected"
-        lines.append(
-            f"  {peer['address']} ({peer['name']}): {word}, "
-            f"Last Handshake: {ago(peer['lastHandshake'], time.time())}"
-        )
+        shake = ago(peer["lastHandshake"], now)
+        lines.append(f"  {peer['address']} ({peer['name']}): {word}, Last Handshake: {shake}")
+    if enabled:
+        lines.append(f"Mode:            {_mode(data)}")
+    lines += [f"Problem:         {problem}" for problem in data["problems"]]
     return "\n".join(lines)
-
-
-def members(fleet: FleetMap | None) -> str:
-    """A sorted, short view of a map, for diffs: keys are public, and cut short."""
-    if fleet is None:
-        return ""
-    rows = [
-        f"{member.name} {member.key[:8]}… {member.endpoint} {' '.join(map(str, member.networks()))}"
-        for member in fleet.members
-    ]
-    return "\n".join([f"generation {fleet.generation}", *rows]) + "\n"

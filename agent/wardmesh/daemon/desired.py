@@ -5,70 +5,83 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Optional
 
 from wardmesh.daemon.state import ModeState
 from wardmesh.datapath.contract import MEMBER, SELF, STRICT
 from wardmesh.model.fleetmap import Address, FleetMap, Member, Network
 from wardmesh.model.identity import identities
-from wardmesh.wireguard.routing import TunnelRoute
-from wardmesh.wireguard.tunnel import OVERHEAD
+from wardmesh.wireguard.backend import PeerConfig
+from wardmesh.wireguard.devices import Path
+from wardmesh.wireguard.mtu import interface_mtu
+from wardmesh.wireguard.peers import desired_peers
+from wardmesh.wireguard.routes import endpoint_address
+
+Paths = Mapping[Address, Optional[Path]]  # how the host reaches an address outside the tunnel
 
 
 @dataclass(frozen=True)
-class Path:
-    """How the host reaches a peer without the tunnel: MTU of that device, source by IP version."""
+class Mesh:
+    """The fleet as this host sees it; made once for each map.
 
-    mtu: int
-    source: Mapping[int, Address | None]
+    peers: WireGuard peers by public key; names: member names by public key; numbers: identities by name.
+    """
+
+    fleet: FleetMap
+    own: Member
+    others: tuple[Member, ...]
+    peers: Mapping[str, PeerConfig]
+    names: Mapping[str, str]
+    numbers: Mapping[str, int]
+
+    @property
+    def member_names(self) -> frozenset[str]:
+        """Everybody but this host."""
+        return frozenset(member.name for member in self.others)
 
 
-def guard_entries(fleet: FleetMap, own: Member, state: ModeState) -> dict[Network, tuple[int, int]]:
+def mesh_of(fleet: FleetMap, own: Member) -> Mesh:
+    """The view of one member."""
+    return Mesh(
+        fleet,
+        own,
+        tuple(member for member in fleet.members if member.name != own.name),
+        desired_peers(fleet, own.name),
+        {member.key: member.name for member in fleet.members},
+        identities(fleet),
+    )
+
+
+def guard_entries(mesh: Mesh, state: ModeState) -> dict[Network, tuple[int, int]]:
     """Identity and flags of every network of the fleet."""
-    numbers = identities(fleet)
     entries = {}
-    for member in fleet.members:
-        flags = MEMBER
-        if member.key == own.key:
-            flags |= SELF
-        elif state.mode == "strict" and member.name in state.sealed:
-            flags |= STRICT
+    for member in mesh.fleet.members:
+        if member.name == mesh.own.name:
+            flags = MEMBER | SELF
+        else:
+            flags = MEMBER | STRICT if state.seals(member.name) else MEMBER
         for network in member.networks():
-            entries[network] = (numbers[member.name], flags)
+            entries[network] = (mesh.numbers[member.name], flags)
     return entries
 
 
-def tunnel_mtu(paths: Mapping[str, Path], configured: int | None) -> int:
-    """MTU of the tunnel: the configured one, else the largest that a path allows (1500 - 80 with none)."""
-    return configured or max((path.mtu - OVERHEAD for path in paths.values()), default=1500 - OVERHEAD)
+def members_in_tunnel(mesh: Mesh, state: ModeState, is_up: Callable[[str], bool]) -> tuple[Member, ...]:
+    """Who gets routes now: sealed members always, the others while their tunnel (by key) is up."""
+    return tuple(m for m in mesh.others if state.seals(m.name) or is_up(m.key))
 
 
-def tunnel_routes(
-    fleet: FleetMap,
-    own: Member,
-    state: ModeState,
-    up: Callable[[str], bool],
-    paths: Mapping[str, Path],
-    mtu: int,
-) -> dict[Network, TunnelRoute]:
-    """Routes to the networks of every member that is sealed, or whose tunnel is up."""
-    routes = {}
-    for member in fleet.members:
-        if member.key == own.key:
-            continue
-        sealed = state.mode == "strict" and member.name in state.sealed
-        if not sealed and not up(member.key):
-            continue
-        path = paths.get(member.name, Path(mtu + OVERHEAD, {}))
-        smaller = path.mtu - OVERHEAD if path.mtu - OVERHEAD < mtu else 0
-        for network in member.networks():
-            source = path.source.get(network.version) or first_of(own, network.version)
-            if source in own.addresses or source is None:
-                routes[network] = TunnelRoute(network, source, smaller)
-            else:  # an address that the peers do not know as ours would be refused at the far end
-                routes[network] = TunnelRoute(network, first_of(own, network.version), smaller)
-    return routes
+def tunnel_mtu(mesh: Mesh, paths: Paths, configured: int | None, current: int) -> int:
+    """MTU of the tunnel device in bytes; while no member can be reached at all, the current one stays."""
+    found = [paths.get(endpoint_address(member)) for member in mesh.others]
+    mtus = [path.mtu for path in found if path is not None]
+    if not mtus and not configured and current:
+        return current
+    return interface_mtu(mtus, configured)
 
 
-def first_of(member: Member, version: int) -> Address | None:
-    """The first address of an IP version."""
-    return next((address for address in member.addresses if address.version == version), None)
+def warnings(mesh: Mesh, listen_port: int) -> list[str]:
+    """What is allowed, but hardly meant."""
+    own = mesh.own.endpoint
+    if own.port != listen_port and own.host in map(str, mesh.own.addresses):
+        return [f"the members send to {own}, but encryption.listenPort of this host is {listen_port}"]
+    return []

@@ -1,272 +1,347 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one engine: load, desired, diff, apply. A pass changes only what differs from the kernel."""
+"""The one engine: load, desired, diff, apply. A pass changes only what differs from the kernel.
+
+Order of a pass, so that nothing leaks at any point of it:
+  guard      programs, members with their flags, exceptions, filters on the devices
+  wireguard  device and peers; then handshakes are read, and proven members of strict mode are sealed
+  sysctls    rp_filter, before anything comes through the tunnel
+  routing    routes of sealed members always, of the others while their tunnel is up; the rules to them
+A stage that fails leaves the others working; what it did before stays in the kernel.
+
+Only the worker's thread calls the engine.
+"""
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from wardmesh.daemon import desired
-from wardmesh.daemon.inputs import Inputs, load_inputs, load_or_last_good, remember
-from wardmesh.daemon.state import ModeState, load_state, save_state
-from wardmesh.datapath.contract import MARK
-from wardmesh.datapath.guard import Guard
+from wardmesh.daemon.desired import Mesh
+from wardmesh.daemon.guarding import Guarding
+from wardmesh.daemon.inputs import Inputs, had_mesh, load_or_last_good, load_successor, remember
+from wardmesh.daemon.log import LOG
+from wardmesh.daemon.machine import Machine, Sight, TunnelLike
+from wardmesh.daemon.stages import Memo, Stages
+from wardmesh.daemon.state import STRICT, ModeState, load_state, save_state
 from wardmesh.host.paths import Paths
-from wardmesh.host.sysctl import Sysctls
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, Member, Network, check_succession
-from wardmesh.wireguard import devices
-from wardmesh.wireguard.backend import DeviceState, choose_backend
-from wardmesh.wireguard.keys import load_private, public_of
-from wardmesh.wireguard.liveness import Liveness
-from wardmesh.wireguard.peers import desired_peers
-from wardmesh.wireguard.routing import Routing, desired_rules
-from wardmesh.wireguard.tunnel import Tunnel
+from wardmesh.wireguard.events import ADDRESS, LINK, LOST, ROUTE
+from wardmesh.wireguard.keys import public_of
+from wardmesh.wireguard.liveness import DOWN, PENDING, UP, Liveness
+from wardmesh.wireguard.routes import RoutingDesired, addresses_to_look_up, desired_routes, desired_rules
+from wardmesh.wireguard.tunnel import TunnelDesired
 
-IFNAME = "wardmesh_wg0"
 SEAL_AFTER = 5.0  # seconds that a new member's tunnel must have been up before only the tunnel counts
-LOG = logging.getLogger("wardmesh")
+EAGER_FOR = 60.0  # seconds after a change during which handshakes are awaited closely
+RELOOK = 60.0  # seconds until the ways to the peers are looked up even though no event asked for it
+PAUSE = 30.0  # seconds before a missing backend is looked for again
+STATE = "state"  # the stage that writes what the agent remembers
+_MOST_NAMES = 20  # in one log line
 
 
 class Engine:
-    """Holds what is in force; every public method is safe to call from the API's threads."""
+    """Holds what is in force and keeps the kernel to it."""
 
-    def __init__(self, paths: Paths, ipr: Any) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        machine: Machine,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Loads what is to be in force; WardmeshError where there is nothing good, now or before."""
         self.paths = paths
-        self.lock = threading.RLock()
-        self._ipr = ipr
-        self.inputs, self.problems = load_or_last_good(paths)
-        self.state = load_state(paths.mode)
+        self._machine = machine
+        self._clock, self._wall = clock, wall
+        self.stages = Stages(clock)
+        self.guarding = Guarding(machine, self.stages, clock)
         self.liveness = Liveness()
-        self.device = DeviceState("", 0, 0)
-        self.guarded: list[str] = []
-        self.paths_stale = True
-        self.settled = False  # from the first whole pass on, a change is a repair
-        self._paths: dict[str, desired.Path] = {}
-        self._entries: dict[Network, tuple[int, int]] | None = None
-        self._routing = Routing(ipr)
-        self._sysctls = Sysctls(paths.sysctls)
-        self.tunnel: Tunnel | None = None
-        self._make_guard()
+        self.tunnel: TunnelLike | None = None
+        self.sight: Sight | None = None
+        self._routing = machine.routing()
+        self._memo = Memo()
+        self._ways: desired.Paths = {}
+        self._relook_at = 0.0
+        self._eager_until = 0.0
+        self._off: Inputs | None = None
+        self.inputs, self.refused = load_or_last_good(paths)
+        self._damaged = False
+        self.state = self._load_state()
+        self._install(self.inputs)
 
-    def _make_guard(self) -> None:
-        config = self.inputs.config
-        self.guard = Guard(self.paths, config.encryption.listen_port, config.members_max)
-        self._guard_loaded = False
+    # --- what is in force ---
 
-    def own(self) -> tuple[FleetMap, Member] | None:
-        """The map and this host's entry in it, found by its key; None while there is no mesh to build."""
-        fleet = self.inputs.fleet
-        if fleet is None or not self.inputs.config.encryption.enabled:
-            return None
-        key = public_of(load_private(self.paths.key))
-        member = fleet.by_key(key)
-        if member is None:
-            raise WardmeshError(
-                "this host is not in the fleet map",
-                where=str(self.paths.fleet),
-                why=f"no member has its key {key[:8]}…",
-                remedy="run the playbook for this host, or uninstall.yml if it was removed",
-            )
-        return fleet, member
+    @property
+    def mesh(self) -> Mesh | None:
+        """The fleet, None while there is none to build."""
+        return self.inputs.mesh
 
-    def reconcile(self) -> list[str]:
-        """One pass; returns what had to change, in words."""
-        with self.lock:
-            found = self.own()
-            if found is None:
-                return []
-            fleet, own = found
-            self._settle_mode(fleet)
-            changes = self._guard_pass(fleet, own)
-            changes += self._device_pass(fleet)
-            changes += self._route_pass(fleet, own)
-            self._watch_peers(fleet, own)
-            remember(self.paths, self.inputs)
-            for change in changes:
-                LOG.info("%s: %s", "restored" if self.settled else "applied", change)
-            self.settled = True
-            return changes
+    def problems(self) -> list[WardmeshError]:
+        """Everything that is wrong now, the refused input first."""
+        refused = [self.refused] if self.refused is not None else []
+        return [*refused, *self.stages.problems.values()]
 
-    def _settle_mode(self, fleet: FleetMap) -> None:
-        state = self.state.keep(frozenset(member.name for member in fleet.members))
-        if self.inputs.config.encryption.mode == "prefer" and state.mode == "strict":
-            state = ModeState()
-        self._persist(state)
+    def _load_state(self) -> ModeState:
+        try:
+            return load_state(self.paths.mode)
+        except WardmeshError as error:
+            self._damaged = True
+            self.stages.fail(STATE, error)
+            return ModeState(STRICT, self.mesh.member_names if self.mesh else frozenset())
 
-    def _persist(self, state: ModeState) -> None:
-        if state != self.state:
+    def _install(self, new: Inputs) -> None:
+        """Make these the inputs in force; what depends on them is made anew by the next pass."""
+        if new.config.encryption.backend != self.inputs.config.encryption.backend:
+            self.tunnel = None
+        self.inputs = new
+        self.guarding.configure(new.config)
+        self._relook_at = 0.0
+        self._eager_until = self._clock() + EAGER_FOR
+        self.stages.restart()
+
+    def effective(self) -> ModeState:
+        """The mode in force: what is remembered, as far as the map and the configured mode allow."""
+        if self.mesh is None:
+            return self.state
+        return self.state.within(self.mesh.member_names, self.inputs.config.encryption.mode)
+
+    def persist(self, state: ModeState) -> None:
+        """Remember a mode; where that fails, the mode in force stays."""
+        if state != self.state or self._damaged:
             save_state(self.paths.mode, state)
-            self.state = state
-
-    def _guard_pass(self, fleet: FleetMap, own: Member) -> list[str]:
-        changes: list[str] = []
-        found = devices.guarded(devices.links(self._ipr), self.inputs.config.devices)
-        self.guarded = [link.name for link in found]
-        if not self._guard_loaded or not any(self.paths.bpffs.glob("prog-*")):
-            report = self.guard.ensure_loaded()
-            self._entries, self._guard_loaded = None, True
-            changes.append(f"guard {'compiled and loaded' if report.compiled else 'found pinned'}")
-        entries = desired.guard_entries(fleet, own, self.state)
-        if entries != self._entries:
-            changes += self.guard.set_members(entries)
-            changes += self.guard.set_exceptions(
-                (item.protocol, item.port) for item in self.inputs.config.encryption.exceptions
-            )
-            self._entries = entries
-        changes += self.guard.attach([(link.ifindex, link.name, link.l2) for link in found])
-        for link in found:
-            if self._sysctls.ensure(f"net/ipv4/conf/{link.name}/src_valid_mark", "1"):
-                changes.append(f"sysctl src_valid_mark of {link.name}")
-        return changes
-
-    def _device_pass(self, fleet: FleetMap) -> list[str]:
-        config = self.inputs.config
-        if self.tunnel is None:
-            backend = choose_backend(config.encryption.backend)
-            self.tunnel = Tunnel(backend, IFNAME, self.paths.key)
-        if self.paths_stale:
-            self._find_paths(fleet)
-        changes = self.tunnel.reconcile_device(
-            self._ipr, config.encryption.listen_port, desired.tunnel_mtu(self._paths, config.mtu)
-        )
-        own_key = public_of(load_private(self.paths.key))
-        names = {member.key: member.name for member in fleet.members}
-        changes += self.tunnel.reconcile_peers(desired_peers(fleet, own_key), names)
-        if self._sysctls.ensure(f"net/ipv4/conf/{IFNAME}/rp_filter", "2"):
-            changes.append("sysctl rp_filter of the tunnel")
-        return changes
-
-    def _find_paths(self, fleet: FleetMap) -> None:
-        mtus = {link.ifindex: link.mtu for link in devices.links(self._ipr)}
-        found = {}
-        for member in fleet.members:
-            sources = {}
-            mtu = 0
-            for version in (4, 6):
-                address = desired.first_of(member, version)
-                route = devices.route_to(self._ipr, address, MARK) if address else None
-                if route:
-                    sources[version] = route.source
-                    mtu = mtu or mtus.get(route.ifindex, 0)
-            if mtu and mtu < 60000:  # the loopback's MTU is no path's
-                found[member.name] = desired.Path(mtu, sources)
-        self._paths, self.paths_stale = found, False
-
-    def _route_pass(self, fleet: FleetMap, own: Member) -> list[str]:
-        if self.tunnel is None:
-            return []
-        mtu = desired.tunnel_mtu(self._paths, self.inputs.config.mtu)
-        changes = self._routing.sync_rules(desired_rules(own.allowed_ips, self.guarded))
-        wanted = desired.tunnel_routes(fleet, own, self.state, self.liveness.up, self._paths, mtu)
-        return changes + self._routing.sync_routes(self.tunnel.index(self._ipr), wanted)
-
-    def _watch_peers(self, fleet: FleetMap, own: Member) -> None:
-        """Liveness, handshakes to provoke, and sealing of members whose tunnel has proved itself."""
-        if self.tunnel is None:
-            return
-        now = time.time()
-        self.device = self.tunnel.state()
-        changed = self.liveness.observe(now, self.device.peers)
-        due = self.liveness.to_provoke(now, self.device.peers)
-        if due:
-            self.tunnel.backend.provoke(IFNAME, [self.device.peers[key] for key in due])
-        if self.state.mode == "strict":
-            ready = {
-                member.name
-                for member in fleet.members
-                if member.key != own.key and self.liveness.up_for(member.key, now) > SEAL_AFTER
-            }
-            if ready - self.state.sealed:
-                self._persist(ModeState("strict", self.state.sealed | ready))
-                LOG.info("sealed: %s", ", ".join(sorted(ready)))
-                changed = True
-        if changed:
-            self._guard_pass(fleet, own)
-            self._route_pass(fleet, own)
-
-    def counters(self) -> dict[str, dict[str, int]]:
-        """Packets and bytes by reason and direction; empty before the guard is loaded."""
-        if not self._guard_loaded:
-            return {}
-        return {
-            f"{reason} {direction}": {"packets": count.packets, "bytes": count.bytes}
-            for (reason, direction), count in self.guard.counters_by_direction().items()
-        }
+            self.state, self._damaged = state, False
+            self.stages.mend(STATE)
 
     def unverified(self) -> list[str]:
         """Names of members whose tunnel is not up."""
-        found = self.own()
-        if found is None:
+        return [m.name for m in self.mesh.others if not self._is_up(m.key)] if self.mesh else []
+
+    def _is_up(self, key: str) -> bool:
+        return self.liveness.status(key) == UP
+
+    # --- passes ---
+
+    def note(self, kinds: Iterable[str]) -> None:
+        """Netlink told of changes of these kinds."""
+        if not frozenset(kinds).isdisjoint((LINK, ADDRESS, ROUTE, LOST)):
+            self._relook_at = 0.0
+
+    def first_pass(self) -> None:
+        """The pass after the start. On a host that never had a mesh, an error undoes it and is raised."""
+        self.stages.patient = had_mesh(self.paths) or self._damaged
+        try:
+            self.reconcile()
+        except WardmeshError:
+            with suppress(WardmeshError):
+                self._machine.teardown()
+            raise
+        self.stages.patient = True
+        if not self.stages.problems and self.refused is None:
+            self.stages.run(STATE, None, self._remember)
+
+    def _remember(self) -> list[str]:
+        remember(self.paths, self.inputs)
+        self.persist(self.effective())
+        return []
+
+    def reconcile(self) -> list[str]:
+        """One pass; returns what had to change, in words."""
+        mesh = self.mesh
+        if mesh is None:
+            return self._nothing_to_build()
+        self._look()
+        sight = self.sight
+        if sight is None:
             return []
-        fleet, own = found
-        return [
+        lines = self.guarding.run(mesh, self.inputs.config, self.effective(), sight)
+        lines += self._keep_tunnel(mesh, sight)
+        if self.tunnel is None or "wireguard" in self.stages.problems:
+            return lines
+        if self._observe(mesh, self.tunnel):
+            lines += self.guarding.run(mesh, self.inputs.config, self.effective(), sight)
+        lines += self.stages.run("sysctls", sight.names, lambda: self._machine.sysctls(sight.names))
+        return lines + self._keep_routes(mesh, sight, self.tunnel.state.ifindex)
+
+    def _nothing_to_build(self) -> list[str]:
+        """Without a map nothing is touched; when encryption is switched off, what was built goes, once."""
+        self.stages.mend("devices", "guard programs", "guard", "paths", "wireguard backend", "wireguard")
+        self.stages.mend("sysctls", "routing")
+        if self.inputs.fleet is None or self._off is self.inputs:
+            return []
+        self.tunnel = None
+        self.liveness = Liveness()
+        self.guarding.release()
+        lines = self.stages.run("removal", None, self._machine.teardown)
+        if "removal" not in self.stages.problems:
+            self._off = self.inputs
+        return lines
+
+    def _look(self) -> None:
+        configured = self.inputs.config.devices
+
+        def act() -> list[str]:
+            self.sight = self._machine.look(configured)
+            return []
+
+        self.stages.run("devices", configured, act)
+
+    def _mtu(self, mesh: Mesh, sight: Sight) -> int:
+        configured = self.inputs.config.mtu
+        key = (mesh, self._ways, configured, sight.tunnel_mtu)
+        return self._memo.get(
+            "mtu", key, lambda: desired.tunnel_mtu(mesh, self._ways, configured, sight.tunnel_mtu)
+        )
+
+    def _keep_tunnel(self, mesh: Mesh, sight: Sight) -> list[str]:
+        """The WireGuard device with its peers."""
+        self._find_ways(mesh)
+        encryption = self.inputs.config.encryption
+        lost = self.liveness.keys(DOWN)
+        mtu = self._mtu(mesh, sight)
+
+        def choose() -> list[str]:
+            self.tunnel = self.tunnel or self._machine.tunnel(encryption.backend)
+            return []
+
+        def act() -> list[str]:
+            if self.tunnel is None:
+                return []
+            private = self._machine.private_key()
+            if public_of(private) != mesh.own.key:
+                raise WardmeshError(
+                    "the private key is not the one that the fleet map knows",
+                    where=str(self.paths.key),
+                    remedy="run the playbook for this host, so that the registry learns its key",
+                )
+            wanted = TunnelDesired(private, encryption.listen_port, mtu, mesh.peers, mesh.names, lost)
+            return self.tunnel.reconcile(wanted)
+
+        self.stages.run("wireguard backend", encryption.backend, choose, pause=PAUSE)
+        wish = (mesh, mtu, lost, encryption.listen_port, encryption.backend)
+        return self.stages.run("wireguard", wish, act, prefix="wireguard: ")
+
+    def _find_ways(self, mesh: Mesh) -> None:
+        if self._clock() < self._relook_at:
+            return
+
+        def act() -> list[str]:
+            found = self._machine.paths_to(addresses_to_look_up(mesh.others))
+            if found != self._ways:
+                self._ways = found
+            self._relook_at = self._clock() + RELOOK
+            return []
+
+        self.stages.run("paths", None, act)
+
+    def _keep_routes(self, mesh: Mesh, sight: Sight, ifindex: int) -> list[str]:
+        chosen = desired.members_in_tunnel(mesh, self.effective(), self._is_up)
+        mtu, ways, families = self._mtu(mesh, sight), self._ways, sight.families
+        key = (tuple(member.name for member in chosen), mesh, ways, mtu, families)
+        routes = self._memo.get("routes", key, lambda: desired_routes(chosen, mesh.own, ways, mtu, families))
+        rules = desired_rules(mesh.own.allowed_ips, sight.names, families)
+        wanted = RoutingDesired(ifindex, routes, rules)
+        return self.stages.run("routing", (key, rules), lambda: self._routing.reconcile(wanted))
+
+    # --- handshakes ---
+
+    def poll(self) -> bool:
+        """Look at the handshakes alone; True when a whole pass is due."""
+        mesh, tunnel = self.mesh, self.tunnel
+        if mesh is None or tunnel is None:
+            return False
+        before = self.liveness.keys(UP)
+        try:
+            tunnel.refresh()
+        except WardmeshError:
+            return True
+        return self._observe(mesh, tunnel) or self.liveness.keys(UP) != before
+
+    def eager(self) -> bool:
+        """Is something about to happen that a close look would see sooner?"""
+        mesh = self.mesh
+        if mesh is None or self.tunnel is None or self._clock() > self._eager_until:
+            return False
+        state = self.effective()
+        return (state.mode == STRICT and bool(mesh.member_names - state.sealed)) or bool(self.unverified())
+
+    def _observe(self, mesh: Mesh, tunnel: TunnelLike) -> bool:
+        """Take in the handshakes, wake who is silent, seal who is proven; True when somebody was sealed."""
+        now = self._clock()
+        changed = self.liveness.observe(tunnel.state.peers, now, self._wall())
+        if changed:
+            self._eager_until = now + EAGER_FOR
+        for status in (UP, DOWN, PENDING):
+            names = [mesh.names.get(key, key[:10]) for key in changed if self.liveness.status(key) == status]
+            if names:
+                LOG.info("wireguard: %s: %s", status, listed(names))
+        self._wake(tunnel, now)
+        return self._seal_proven(mesh, now)
+
+    def _wake(self, tunnel: TunnelLike, now: float) -> None:
+        keys = self.liveness.to_wake(now)
+
+        def act() -> list[str]:
+            tunnel.provoke(keys)
+            return []
+
+        if keys:
+            self.stages.run("handshakes", None, act)
+
+    def _seal_proven(self, mesh: Mesh, now: float) -> bool:
+        """In strict mode, seal members that came later and whose tunnel has proved itself."""
+        state = self.effective()
+        if state.mode != STRICT:
+            return False
+        proven = [
             member.name
-            for member in fleet.members
-            if member.key != own.key and not self.liveness.up(member.key)
+            for member in mesh.others
+            if member.name not in state.sealed and self.liveness.up_for(member.key, now) >= SEAL_AFTER
         ]
 
-    def reload(self) -> list[str]:
-        """Take in the files of /etc; on an error everything stays as it is."""
-        with self.lock:
-            new: Inputs = load_inputs(self.paths.config, self.paths.fleet)
-            if new.fleet is None and self.inputs.fleet is not None:
-                raise WardmeshError(
-                    "the fleet map is gone", where=str(self.paths.fleet), remedy="run the playbook"
-                )
-            if new.fleet is not None:
-                check_succession(self.inputs.fleet, new.fleet, str(self.paths.fleet))
-            old = self.inputs
-            self.inputs, self.settled, self.paths_stale = new, False, True
-            if (new.config.members_max, new.config.encryption.listen_port) != (
-                old.config.members_max,
-                old.config.encryption.listen_port,
-            ):
-                self._make_guard()
-            try:
-                changes = self.reconcile()
-            except WardmeshError:
-                self.inputs, self.paths_stale = old, True
-                self._make_guard()
-                self.reconcile()
-                raise
-            self.problems = []
-            return changes
+        def act() -> list[str]:
+            self.persist(ModeState(STRICT, state.sealed.union(proven)))  # before the kernel is told
+            return [f"wireguard: sealed: {listed(proven)}"]
 
-    def set_mode(self, mode: str, *, everybody: bool = False, dry_run: bool = False) -> dict[str, Any]:
-        """The rollout's barrier: strict seals every verified member (everybody: all members)."""
-        with self.lock:
-            found = self.own()
-            if found is None:
-                raise WardmeshError(
-                    "no fleet map yet", where=str(self.paths.fleet), remedy="run the playbook first"
-                )
-            fleet, own = found
-            if mode == "strict" and self.inputs.config.encryption.mode == "prefer":
-                raise WardmeshError(
-                    "the configuration wishes prefer",
-                    where=f"{self.paths.config}: encryption.mode",
-                    remedy="set encryption.mode: strict and reload first",
-                )
-            others = {member.name for member in fleet.members if member.key != own.key}
-            unverified = set(self.unverified())
-            target = ModeState()
-            if mode == "strict":
-                target = ModeState(
-                    "strict", self.state.sealed | (others if everybody else others - unverified)
-                )
-                if self.state.mode == "strict" and not everybody:
-                    target = self.state  # members that came later are sealed by the agent itself
-            changed = target != self.state
-            if changed and not dry_run:
-                self._persist(target)
-                self.settled = False
-                self.reconcile()
-            return {
-                "changed": changed,
-                "mode": target.mode,
-                "sealed": sorted(target.sealed),
-                "unverified": sorted(unverified),
-            }
+        return bool(proven and self.stages.run(STATE, proven, act))
+
+    # --- new inputs ---
+
+    def reload(self) -> list[str]:
+        """Take in the files of /etc; on an error everything stays as it is, and the error is raised.
+
+        An error that was there before does not count: a new map may well come while a stage is broken.
+        """
+        new = load_successor(self.paths, self.inputs)
+        old, before = self.inputs, set(self.stages.problems)
+        self._install(new)
+        self.stages.patient = old.mesh is not None
+        try:
+            lines = self.reconcile()
+            fresh = [error for stage, error in self.stages.problems.items() if stage not in before]
+            if fresh:
+                raise fresh[0]
+            remember(self.paths, new)
+            self.persist(self.effective())
+        except WardmeshError as error:
+            LOG.error("not taken over: %s", error)
+            self.stages.patient = True
+            self._install(old)
+            if old.mesh is None:
+                self.stages.run("removal", None, self._machine.teardown)
+            self.reconcile()
+            raise
+        finally:
+            self.stages.patient = True
+        self.refused = None
+        LOG.info("wireguard: generation %d in force", new.fleet.generation if new.fleet else 0)
+        return lines
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for one log line."""
+    found = sorted(names)
+    rest = len(found) - _MOST_NAMES
+    return ", ".join(found[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

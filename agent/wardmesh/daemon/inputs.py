@@ -1,25 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that decide, read and checked whole; the last good ones are kept aside."""
+"""The files that decide, read and checked whole; the last good ones are kept aside.
+
+Last good means: valid, and applied without a new error. They lie in <state>/last-good/ and are what counts
+when a file in /etc is broken, older, or gone.
+
+A map in which this host is no member is refused like a broken one, because acting on it would open the
+host: the last good state stays in force and the error names the remedy, which is to uninstall the agent
+(wardmesh cleanup, uninstall.yml) or to put the host back into the fleet. Where the map has this host's name
+under another key, the error says so: somebody installed the host anew, or made a second one of that name.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from wardmesh.daemon.desired import Mesh, mesh_of
 from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, check_succession, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap, Member, check_succession, parse_fleet_map
+from wardmesh.wireguard.keys import load_private, public_of
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Configuration and map with the bytes that they came from."""
+    """Configuration and map with the bytes that they came from; mesh None: there is nothing to build."""
 
     config: Config
     fleet: FleetMap | None
+    mesh: Mesh | None
     config_bytes: bytes
     fleet_bytes: bytes | None
 
@@ -31,6 +44,64 @@ class Inputs:
         }
 
 
+def load_inputs(paths: Paths, config: Path, fleet: Path, own_name: str = "") -> Inputs:
+    """Read and check both files; a missing configuration is the default one, a missing map is no map.
+
+    own_name: the name that this host has in the map in force, "" where it has none.
+    """
+    config_bytes = read_bytes(config) or b""
+    parsed = parse_config(_decode(config_bytes, config), str(config))
+    fleet_bytes = read_bytes(fleet)
+    if fleet_bytes is None:
+        return Inputs(parsed, None, None, config_bytes, None)
+    fleet_map = parse_fleet_map(fleet_bytes, str(fleet))
+    mesh = check_map(paths, parsed, fleet_map, str(fleet), own_name)
+    return Inputs(parsed, fleet_map, mesh if parsed.encryption.enabled else None, config_bytes, fleet_bytes)
+
+
+def check_map(paths: Paths, config: Config, fleet: FleetMap, source: str, own_name: str = "") -> Mesh:
+    """Does the map fit to this host and its configuration? The view of this host."""
+    if fleet.cluster.name != config.cluster.name:
+        raise WardmeshError(
+            "map and configuration name different clusters",
+            where=f"{source}: cluster.name",
+            why=f"{fleet.cluster.name} against {config.cluster.name}",
+            remedy=f"set cluster.name in {paths.config} to the fleet's, or send the right map",
+        )
+    return mesh_of(fleet, _own_member(fleet, own_public_key(paths), source, own_name))
+
+
+def _own_member(fleet: FleetMap, key: str, source: str, own_name: str) -> Member:
+    found = fleet.by_key(key)
+    if found is not None:
+        return found
+    namesake = next((member for member in fleet.members if member.name == own_name), None)
+    if namesake is not None:
+        raise WardmeshError(
+            f"the fleet map has this host's name {own_name} under another key",
+            where=source,
+            why=f"there it is {namesake.key[:10]}…, here {key[:10]}…",
+            remedy="run the playbook for this host, so that the registry learns its key",
+        )
+    raise WardmeshError(
+        "this host is not in the fleet map",
+        where=source,
+        why=f"no member of generation {fleet.generation} has its key {key[:10]}…",
+        remedy="uninstall the agent if the host was removed on purpose (uninstall.yml, or wardmesh cleanup); "
+        "else run the playbook for this host",
+    )
+
+
+def own_public_key(paths: Paths) -> str:
+    """This host's public key: from the facts beside the private one, so that a private key with wrong
+    permissions does not keep the guard from being set up."""
+    try:
+        found = json.loads(read_bytes(paths.key.with_suffix(".json")) or b"{}").get("publicKey")
+    except (ValueError, AttributeError):
+        found = None
+    return found if isinstance(found, str) and found else public_of(load_private(paths))
+
+
 def _decode(data: bytes, source: Path) -> str:
     try:
         return data.decode()
@@ -40,42 +111,62 @@ def _decode(data: bytes, source: Path) -> str:
         ) from error
 
 
-def load_inputs(config: Path, fleet: Path) -> Inputs:
-    """Read and check both files; a missing configuration is the default one, a missing map is no map."""
-    config_bytes = read_bytes(config) or b""
-    fleet_bytes = read_bytes(fleet)
-    parsed = parse_config(_decode(config_bytes, config), str(config))
-    fleet_map = parse_fleet_map(fleet_bytes, str(fleet)) if fleet_bytes is not None else None
-    if fleet_map and fleet_map.cluster.name != parsed.cluster.name:
-        raise WardmeshError(
-            "map and configuration name different clusters",
-            where=f"{fleet}: cluster.name",
-            why=f"{fleet_map.cluster.name} against {parsed.cluster.name}",
-            remedy="set cluster.name in config.yaml to the fleet's, or send the right map",
-        )
-    return Inputs(parsed, fleet_map, config_bytes, fleet_bytes)
+def has_last_good(paths: Paths) -> bool:
+    """Did this host ever have a good state?"""
+    return (paths.last_good / "config.yaml").exists()
 
 
-def load_or_last_good(paths: Paths) -> tuple[Inputs, list[str]]:
-    """At start: what lies in /etc, else the last good copies, with the problems that led there."""
-    good_config, good_fleet = paths.last_good / "config.yaml", paths.last_good / "fleet.json"
+def had_mesh(paths: Paths) -> bool:
+    """Was this host ever part of a fleet that worked?"""
+    return (paths.last_good / "fleet.json").exists()
+
+
+def load_last_good(paths: Paths) -> Inputs:
+    """The copies of what was in force."""
+    return load_inputs(paths, paths.last_good / "config.yaml", paths.last_good / "fleet.json")
+
+
+def load_or_last_good(paths: Paths) -> tuple[Inputs, WardmeshError | None]:
+    """At start: what lies in /etc, else the last good copies and the error that led there.
+
+    Where there are none, the error is raised.
+    """
+    last = _usable_last_good(paths)
+    if last is None:
+        return load_inputs(paths, paths.config, paths.fleet), None
     try:
-        inputs = load_inputs(paths.config, paths.fleet)
-        if good_fleet.exists() and inputs.fleet is not None:
-            last = load_inputs(good_config, good_fleet)
-            check_succession(last.fleet, inputs.fleet, str(paths.fleet))
-        elif good_fleet.exists():
-            raise WardmeshError(
-                "the fleet map is gone",
-                where=str(paths.fleet),
-                why="this host had one before",
-                remedy="run the playbook, or: wardmesh cleanup",
-            )
-        return inputs, []
+        return load_successor(paths, last), None
     except WardmeshError as error:
-        if not good_config.exists():
-            raise
-        return load_inputs(good_config, good_fleet), [f"{error} - the last good state stays in force"]
+        return last, WardmeshError(
+            f"{error.what}; the last good state stays in force",
+            where=error.where,
+            why=error.why,
+            remedy=error.remedy,
+        )
+
+
+def _usable_last_good(paths: Paths) -> Inputs | None:
+    """None on a new host, and where the copies no longer fit to this host (it has a new key)."""
+    try:
+        return load_last_good(paths) if has_last_good(paths) else None
+    except WardmeshError:
+        return None
+
+
+def load_successor(paths: Paths, current: Inputs) -> Inputs:
+    """What lies in /etc, if it may follow what is in force."""
+    own_name = current.mesh.own.name if current.mesh else ""
+    new = load_inputs(paths, paths.config, paths.fleet, own_name)
+    if new.fleet is not None:
+        check_succession(current.fleet, new.fleet, str(paths.fleet))
+    elif current.fleet is not None:
+        raise WardmeshError(
+            "the fleet map is gone",
+            where=str(paths.fleet),
+            why="this host had one before",
+            remedy="run the playbook; to take the host out of the fleet, uninstall the agent",
+        )
+    return new
 
 
 def remember(paths: Paths, inputs: Inputs) -> None:

@@ -1,126 +1,145 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's life: lock, first pass, API, events, until SIGTERM. What it built stays in the kernel."""
+"""The daemon's life: lock, API, first pass, then the worker until SIGTERM. What it built stays."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import signal
-import socket
-import threading
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, TypeVar
 
-from wardmesh.api.server import serve
-from wardmesh.daemon.engine import LOG, Engine
-from wardmesh.daemon.events import Events
-from wardmesh.daemon.view import status
+from wardmesh import __version__
+from wardmesh.api.server import Body, Routes, Server
+from wardmesh.daemon.cleanup import remove_everything
+from wardmesh.daemon.engine import Engine
+from wardmesh.daemon.log import LOG, setup_log
+from wardmesh.daemon.machine import HostMachine
+from wardmesh.daemon.modes import set_mode
+from wardmesh.daemon.notify import Notifier
+from wardmesh.daemon.state import PREFER, STRICT
+from wardmesh.daemon.view import ENCRYPTION_FIELDS, View
+from wardmesh.daemon.worker import Worker
 from wardmesh.host.lock import AgentLock
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
+from wardmesh.wireguard.events import Monitor
+from wardmesh.wireguard.keys import load_or_create
 
-PERIOD = 3.0
-EAGER = 0.5  # while a tunnel is not up yet
-DEBOUNCE = 0.1
+PATIENCE = 2.0  # seconds that a reader waits for fresh figures; while the worker is busy, the last ones do
+LIMIT = 300.0  # seconds that a change may take: a compiler run on a slow machine is among them
 
-
-class _Json(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(
-            {
-                "time": round(record.created, 3),
-                "level": record.levelname.lower(),
-                "message": record.getMessage(),
-            }
-        )
+T = TypeVar("T")
 
 
-def setup_log(form: str, level: str) -> None:
-    """Lines to stderr, where the journal takes them."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        _Json() if form == "json" else logging.Formatter("level=%(levelname)s msg=%(message)s")
-    )
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("pyroute2").setLevel(logging.ERROR)
+class Api:
+    """The requests, handed to the worker."""
 
+    def __init__(self, paths: Paths, engine: Engine, worker: Worker) -> None:
+        self._paths = paths
+        self._engine = engine
+        self._worker = worker
+        self._view = View(engine)
+        self._last = self._view.starting()
 
-def notify(text: str) -> None:
-    """sd_notify(3), by hand."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
-            link.connect("\0" + address[1:] if address.startswith("@") else address)
-            link.send(text.encode())
+    def routes(self) -> Routes:
+        """By method and path."""
+        return {
+            ("GET", "/v1/status"): self.status,
+            ("GET", "/v1/encryption"): self.encryption,
+            ("GET", "/v1/key"): self.key,
+            ("POST", "/v1/reload"): self.reload,
+            ("POST", "/v1/mode"): self.mode,
+        }
 
+    def status(self, _body: Body) -> dict[str, Any]:
+        """The whole state."""
+        try:
+            self._last = self._worker.submit(self._view.status).result(PATIENCE)
+        except FutureTimeout:
+            return self._last
+        return self._last
 
-def _routes(engine: Engine) -> Mapping[tuple[str, str], Any]:
-    routes: dict[tuple[str, str], Any] = {
-        ("GET", "/v1/status"): lambda: status(engine),
-        ("POST", "/v1/reload"): lambda: {"changes": engine.reload()},
-    }
-    for mode in ("prefer", "strict"):
-        for suffix, everybody in (("", False), ("/all", True)):
-            path = f"/v1/mode/{mode}{suffix}"
-            routes["GET", path] = lambda m=mode, e=everybody: engine.set_mode(m, everybody=e, dry_run=True)
-            routes["POST", path] = lambda m=mode, e=everybody: engine.set_mode(m, everybody=e)
-    return routes
+    def encryption(self, body: Body) -> dict[str, Any]:
+        """The state of encryption."""
+        document = self.status(body)
+        return {name: document[name] for name in ENCRYPTION_FIELDS}
+
+    def key(self, _body: Body) -> dict[str, Any]:
+        """The public key."""
+        known = load_or_create(self._paths, dry_run=True)
+        return {"publicKey": known.public_key, "generation": known.generation}
+
+    def reload(self, _body: Body) -> dict[str, Any]:
+        """Take in the files of /etc; answers when they are in force."""
+        changes = self._ask(self._engine.reload)
+        return {"changes": changes, "generation": self._generation()}
+
+    def mode(self, body: Body) -> dict[str, Any]:
+        """{"mode": prefer|strict, "all": seal everybody, "dryRun": change nothing}."""
+        mode = body.get("mode")
+        if mode not in (PREFER, STRICT):
+            raise WardmeshError("no such mode", where=f"mode: {mode!r}", remedy="prefer or strict")
+        everybody, dry_run = bool(body.get("all")), bool(body.get("dryRun"))
+        return self._ask(lambda: set_mode(self._engine, mode, everybody=everybody, dry_run=dry_run))
+
+    def _generation(self) -> int:
+        fleet = self._engine.inputs.fleet
+        return fleet.generation if fleet else 0
+
+    def _ask(self, job: Callable[[], T]) -> T:
+        future: Future[T] = self._worker.submit(job)
+        try:
+            return future.result(LIMIT)
+        except FutureTimeout as error:
+            raise WardmeshError(
+                "the agent is busy",
+                why=f"no answer within {LIMIT:.0f} s",
+                remedy="journalctl -u wardmesh",
+            ) from error
 
 
 def run(paths: Paths) -> int:
-    """Run until SIGTERM or SIGINT."""
-    from pyroute2 import IPRoute
-
+    """Run until SIGTERM or SIGINT; SIGHUP takes in the files of /etc anew."""
+    notifier = Notifier()
+    setup_log("text", "info")
     lock = AgentLock(paths.lock)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_args: stop.set())
     started = time.monotonic()
-    engine = Engine(paths, IPRoute())
-    setup_log(engine.inputs.config.log_format, engine.inputs.config.log_level)
-    for problem in engine.problems:
-        LOG.error("%s", problem)
-    for path in engine.inputs.config.inactive:
-        LOG.warning("%s: not active in this version", path)
-    events = Events()
-    _pass(engine, events)
-    server = serve(paths.socket, _routes(engine))
-    LOG.info("wireguard agent ready after %.2f s, mode %s", time.monotonic() - started, engine.state.mode)
-    notify("READY=1")
-    while not stop.is_set():
-        took = _pass(engine, events)
-        wait = EAGER if engine.settled and _eager(engine) else max(PERIOD, 20 * took)
-        if events.changed.wait(timeout=wait):
-            stop.wait(DEBOUNCE)
-    notify("STOPPING=1")
-    server.shutdown()
-    paths.socket.unlink(missing_ok=True)
-    lock.release()
+    engine = Engine(paths, HostMachine(paths, remove_everything))
+    config = engine.inputs.config
+    setup_log(config.log_format, config.log_level)
+    LOG.info("wardmesh %s starts", __version__)
+    if engine.refused is not None:
+        LOG.error("%s", engine.refused)
+    for key in config.inactive:
+        LOG.warning("%s: not active in this version", key)
+    monitor = Monitor()
+    worker = Worker(engine, monitor)
+    server = Server(paths.socket, Api(paths, engine, worker).routes())
+    try:
+        _catch_signals(engine, worker)
+        engine.first_pass()
+        state = engine.effective()
+        LOG.info("wireguard: ready after %.2f s, mode %s", time.monotonic() - started, state.mode)
+        notifier.send("READY=1")
+        worker.run()
+        notifier.send("STOPPING=1")
+        LOG.info("stops; tunnel and guard stay in force")
+    finally:
+        server.close()
+        monitor.close()
+        lock.release()
     return 0
 
 
-def _eager(engine: Engine) -> bool:
-    try:
-        missing = len(engine.unverified())
-    except WardmeshError:
-        return False
-    return missing > 0
+def _catch_signals(engine: Engine, worker: Worker) -> None:
+    def reload() -> None:
+        try:
+            engine.reload()
+        except WardmeshError as error:
+            LOG.error("%s", error)
 
-
-def _pass(engine: Engine, events: Events) -> float:
-    """One pass; an error is logged and tried again, what is in the kernel stays."""
-    start = time.monotonic()
-    events.changed.clear()
-    if events.paths.is_set():
-        events.paths.clear()
-        engine.paths_stale = True
-    try:
-        engine.reconcile()
-    except WardmeshError as error:
-        LOG.error("%s", error)
-    except Exception as error:  # noqa: BLE001 - the edge: a daemon that dies repairs nothing
-        LOG.exception("pass failed: %s", error)
-        engine.paths_stale = True
-    return time.monotonic() - start
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_args: worker.stop())
+    signal.signal(signal.SIGHUP, lambda *_args: worker.submit(reload) and None)

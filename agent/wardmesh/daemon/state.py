@@ -10,33 +10,47 @@ from pathlib import Path
 from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.model.errors import WardmeshError
 
+PREFER, STRICT = "prefer", "strict"
+
 
 @dataclass(frozen=True)
 class ModeState:
     """mode: prefer or strict; sealed: names of members that are reached through the tunnel or not at all."""
 
-    mode: str = "prefer"
+    mode: str = PREFER
     sealed: frozenset[str] = frozenset()
 
-    def keep(self, names: frozenset[str]) -> ModeState:
-        """Forget members that left the map."""
+    def seals(self, name: str) -> bool:
+        """Does only the tunnel count for this member?"""
+        return self.mode == STRICT and name in self.sealed
+
+    def within(self, names: frozenset[str], wish: str) -> ModeState:
+        """What is in force for a map of these members under a configured mode.
+
+        Who left the map is forgotten: coming back it is a new member. The wish prefer unseals everybody.
+        """
+        if wish == PREFER and self.mode == STRICT:
+            return ModeState()
         return replace(self, sealed=self.sealed & names)
 
 
 def load_state(path: Path) -> ModeState:
-    """The remembered state; a damaged file is an error, because guessing could open the host."""
+    """The remembered state. A damaged file is an error, because guessing could open the host."""
     data = read_bytes(path)
     if data is None:
         return ModeState()
     try:
         document = json.loads(data)
-        return ModeState(str(document["mode"]), frozenset(map(str, document["sealed"])))
+        mode, sealed = document["mode"], document["sealed"]
+        if mode not in (PREFER, STRICT) or not isinstance(sealed, list):
+            raise ValueError(f"mode {mode!r}, sealed {type(sealed).__name__}")
+        return ModeState(mode, frozenset(map(str, sealed)))
     except (ValueError, KeyError, TypeError) as error:
         raise WardmeshError(
-            "damaged state file",
+            "damaged state file; every member counts as sealed meanwhile",
             where=str(path),
             why=repr(error),
-            remedy="restore it, or remove it and run the playbook (its strict step seals again)",
+            remedy="remove the file, then: wardmesh encryption mode strict (or prefer)",
         ) from error
 
 

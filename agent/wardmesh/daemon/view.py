@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API shows of the engine."""
+"""What the API shows of the engine: JSON-ready documents, made in the worker's thread."""
 
 from __future__ import annotations
 
@@ -10,81 +10,118 @@ from pathlib import Path
 from typing import Any
 
 from wardmesh import __version__
-from wardmesh.daemon.engine import IFNAME, Engine
+from wardmesh.daemon.desired import Mesh
+from wardmesh.daemon.engine import Engine
 from wardmesh.model.errors import WardmeshError
+from wardmesh.wireguard.backend import DeviceState
+from wardmesh.wireguard.liveness import UP
+from wardmesh.wireguard.mark import INTERFACE
+
+ENCRYPTION_FIELDS = (
+    "encryption",
+    "nodeEncryption",
+    "mode",
+    "wish",
+    "backend",
+    "interface",
+    "publicKey",
+    "listenPort",
+    "self",
+    "address",
+    "peers",
+    "problems",
+)
 
 
-def _agent_digest() -> str:
-    """SHA-256 of the zipapp that runs; empty from a checkout."""
+def agent_digest() -> str:
+    """SHA-256 of the zipapp that runs; empty when it runs from a folder."""
     path = Path(sys.argv[0]).resolve()
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".pyz" else ""
-
-
-AGENT_DIGEST = _agent_digest()
-
-
-def peers(engine: Engine) -> list[dict[str, Any]]:
-    """A row per peer of the map."""
     try:
-        found = engine.own()
-    except WardmeshError:
-        return []
-    if found is None:
-        return []
-    fleet, own = found
-    rows = []
-    for member in fleet.members:
-        if member.key == own.key:
-            continue
-        state = engine.device.peers.get(member.key)
-        up = engine.liveness.up(member.key)
-        rows.append(
-            {
-                "name": member.name,
-                "address": str(member.addresses[0]),
-                "endpoint": str(state.endpoint if state and state.endpoint else member.endpoint),
-                "reachable": up,
-                "tunnel": "up" if up else "pending" if not state or not state.last_handshake else "down",
-                "sealed": member.name in engine.state.sealed,
-                "lastHandshake": state.last_handshake if state else 0,
-                "rxBytes": state.rx_bytes if state else 0,
-                "txBytes": state.tx_bytes if state else 0,
-            }
-        )
-    return rows
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".pyz" else ""
+    except OSError:
+        return ""
 
 
-def status(engine: Engine) -> dict[str, Any]:
-    """Everything that `wardmesh status -o json` prints."""
-    with engine.lock:
-        problems = list(engine.problems)
-        fleet = engine.inputs.fleet
-        own = None
-        try:
-            found = engine.own()
-            own = found[1] if found else None
-        except WardmeshError as error:
-            problems.append(str(error))
-        if fleet is None:
-            problems.append(f"no fleet map at {engine.paths.fleet}: run the playbook")
-        counters = engine.counters()
+class View:
+    """Makes documents of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._agent = agent_digest()
+        self._since = time.time()
+
+    def status(self) -> dict[str, Any]:
+        """Everything that `wardmesh status -o json` prints."""
+        engine = self._engine
+        inputs, mesh, state = engine.inputs, engine.mesh, engine.effective()
+        encryption = inputs.config.encryption
+        device = engine.tunnel.state if engine.tunnel else DeviceState(0, "", 0, 0)
+        problems = [str(error) for error in engine.problems()]
+        if inputs.fleet is None:
+            problems.append(f"no fleet map: {engine.paths.fleet} (remedy: run the playbook)")
         return {
             "version": __version__,
-            "mode": engine.state.mode,
-            "wish": engine.inputs.config.encryption.mode,
-            "encryption": engine.inputs.config.encryption.enabled,
-            "cluster": engine.inputs.config.cluster.name,
-            "generation": fleet.generation if fleet else 0,
+            "mode": state.mode,
+            "wish": encryption.mode,
+            "encryption": encryption.enabled,
+            "nodeEncryption": encryption.enabled,
+            "cluster": inputs.config.cluster.name,
+            "generation": inputs.fleet.generation if inputs.fleet else 0,
             "revision": 0,
-            "self": own.name if own else "",
-            "address": str(own.addresses[0]) if own else "",
+            "self": mesh.own.name if mesh else "",
+            "address": str(mesh.own.addresses[0]) if mesh else "",
             "backend": engine.tunnel.backend.name if engine.tunnel else "",
-            "interface": IFNAME,
-            "publicKey": engine.device.public_key,
-            "peers": peers(engine),
-            "guard": {"devices": engine.guarded, "counters": counters},
-            "inactive": list(engine.inputs.config.inactive),
+            "interface": INTERFACE,
+            "publicKey": mesh.own.key if mesh else "",
+            "listenPort": encryption.listen_port,
+            "peers": self._peers(mesh, device) if mesh else [],
+            "guard": {
+                "devices": list(engine.sight.names) if engine.sight and mesh else [],
+                "counters": self._counters(problems),
+            },
+            "inactive": self._inactive(),
             "problems": problems,
-            "time": time.time(),
-            "digests": {**engine.inputs.digests(), "agent": AGENT_DIGEST},
+            "warnings": list(engine.guarding.warnings) if mesh else [],
+            "since": round(self._since, 3),
+            "time": round(time.time(), 3),
+            "digests": {**inputs.digests(), "agent": self._agent},
         }
+
+    def _counters(self, problems: list[str]) -> dict[str, Any]:
+        try:
+            return dict(self._engine.guarding.counters())
+        except (OSError, WardmeshError) as error:
+            problems.append(f"the guard's counters cannot be read: {error}")
+            return {}
+
+    def _inactive(self) -> list[str]:
+        config = self._engine.inputs.config
+        # Never plain by omission: a host's own traffic is what this version encrypts.
+        extra = set() if config.encryption.node_encryption else {"encryption.nodeEncryption"}
+        return sorted({*config.inactive, *extra})
+
+    def _peers(self, mesh: Mesh, device: DeviceState) -> list[dict[str, Any]]:
+        state, rows = self._engine.effective(), []
+        for member in mesh.others:
+            found = device.peers.get(member.key)
+            status = self._engine.liveness.status(member.key)
+            rows.append(
+                {
+                    "name": member.name,
+                    "address": str(member.addresses[0]),
+                    "endpoint": str(found.endpoint if found and found.endpoint else member.endpoint),
+                    "reachable": status == UP,
+                    "tunnel": status,
+                    "sealed": state.seals(member.name),
+                    "lastHandshake": found.last_handshake if found else 0,
+                    "rxBytes": found.rx_bytes if found else 0,
+                    "txBytes": found.tx_bytes if found else 0,
+                }
+            )
+        return rows
+
+    def starting(self) -> dict[str, Any]:
+        """The status before the first pass is done."""
+        document = self.status()
+        document["problems"] = [*document["problems"], "the agent is starting"]
+        return document

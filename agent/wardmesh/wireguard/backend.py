@@ -10,10 +10,12 @@ from typing import Protocol
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Endpoint, Network
 
+PROVOKING_KEEPALIVE = 25  # seconds; any value but 0 makes WireGuard send at once when it was 0
+
 
 @dataclass(frozen=True)
 class PeerConfig:
-    """A peer as it should be; endpoint None leaves the device's own knowledge alone."""
+    """A peer as it should be; endpoint None: it will come to us. keepalive in seconds, 0 is off."""
 
     key: str
     endpoint: Endpoint | None
@@ -36,8 +38,9 @@ class PeerState:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """One device with its peers by public key."""
+    """One device with its peers by public key; public_key "" where it has none yet."""
 
+    ifindex: int
     public_key: str
     listen_port: int
     fwmark: int
@@ -45,48 +48,83 @@ class DeviceState:
 
 
 @dataclass(frozen=True)
-class PeerChanges:
-    """A delta: set adds or changes a peer (its allowed IPs are replaced), remove is by key."""
+class PeerUpdate:
+    """What to change of a peer that the device has; None and empty leave a thing alone.
 
-    set: tuple[PeerConfig, ...] = ()
+    gained is added to its allowed IPs (and leaves another peer that had it); allowed_ips, when not None,
+    replaces them all: no interface of WireGuard can take a single one away. loses is for who compares.
+    """
+
+    key: str
+    endpoint: Endpoint | None = None
+    keepalive: int | None = None
+    gained: frozenset[Network] = frozenset()
+    allowed_ips: frozenset[Network] | None = None
+    loses: frozenset[Network] = frozenset()
+
+
+@dataclass(frozen=True)
+class PeerChanges:
+    """A delta. A backend applies it in the order add, update, remove (see peers.py for why)."""
+
+    add: tuple[PeerConfig, ...] = ()
+    update: tuple[PeerUpdate, ...] = ()
     remove: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.set or self.remove)
+        return bool(self.add or self.update or self.remove)
 
 
 class Backend(Protocol):
-    """One implementation of WireGuard."""
+    """One implementation of WireGuard. A failure is a WardmeshError."""
 
     name: str
 
-    def create(self, ifname: str) -> None: ...
+    def create(self, ifname: str) -> None:
+        """Make the device; one that is left over from the other backend is replaced."""
 
-    def remove(self, ifname: str) -> None: ...
+    def remove(self, ifname: str) -> None:
+        """Delete the device, and what runs it; nothing happens where there is none."""
 
-    def configure(self, ifname: str, private_key: bytes, listen_port: int, fwmark: int) -> None: ...
+    def exists(self, ifname: str) -> bool:
+        """Is there such a device, and is it this backend's?"""
 
-    def dump(self, ifname: str) -> DeviceState: ...
+    def configure(self, ifname: str, private_key: bytes, listen_port: int, fwmark: int) -> None:
+        """Key (32 bytes), UDP port and the mark of outgoing packets; peers stay."""
 
-    def apply(self, ifname: str, changes: PeerChanges) -> None: ...
+    def dump(self, ifname: str) -> DeviceState:
+        """The device as it is. A peer that did not change is the same object as in the last dump."""
 
-    def provoke(self, ifname: str, peers: Iterable[PeerState]) -> None: ...
+    def apply(self, ifname: str, changes: PeerChanges) -> None:
+        """Send a delta; peers that it does not name are not touched."""
+
+    def provoke(self, ifname: str, peers: Iterable[PeerState]) -> None:
+        """Make WireGuard send to these peers now, which starts a handshake where there is no session."""
 
 
 def choose_backend(preference: str) -> Backend:
-    """The kernel's WireGuard first, wireguard-go where the kernel has none."""
-    from wardmesh.wireguard import kernel, userspace
+    """The kernel's WireGuard first, wireguard-go where the kernel has none.
 
-    if preference in ("auto", "kernel") and kernel.available():
-        return kernel.KernelBackend()
-    if preference in ("auto", "userspace") and userspace.available():
-        return userspace.UserspaceBackend()
+    preference: "auto", "kernel" or "userspace" (configuration key encryption.backend).
+    """
+    from wardmesh.wireguard.kernel import KernelBackend
+    from wardmesh.wireguard.userspace import UserspaceBackend
+
+    reasons = []
+    if preference in ("auto", "kernel"):
+        reason = KernelBackend.unavailable()
+        if not reason:
+            return KernelBackend()
+        reasons.append(reason)
+    if preference in ("auto", "userspace"):
+        reason = UserspaceBackend.unavailable()
+        if not reason:
+            return UserspaceBackend()
+        reasons.append(reason)
     raise WardmeshError(
         "no WireGuard on this host",
-        where="encryption.backend: " + preference,
-        why={
-            "kernel": "the kernel has no wireguard module",
-            "userspace": "wireguard-go is not installed",
-        }.get(preference, "the kernel has no wireguard module and wireguard-go is not installed"),
-        remedy="load the kernel module (modprobe wireguard), or install the package wireguard-go",
+        where=f"encryption.backend: {preference}",
+        why="; ".join(reasons),
+        remedy="load the kernel's module (modprobe wireguard; Debian, Ubuntu: package linux-image-*, "
+        "RHEL: kernel-modules), or install the package wireguard-go",
     )

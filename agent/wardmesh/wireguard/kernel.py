@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's WireGuard, by generic netlink.
-
-pyroute2 sends one peer per message and its flags differ between versions, so the messages are put
-together here: many peers in one message, flags as in the kernel's uapi/linux/wireguard.h.
-"""
+"""The kernel's WireGuard, by generic netlink (include/uapi/linux/wireguard.h): many peers in one message."""
 
 from __future__ import annotations
 
@@ -11,70 +7,35 @@ import base64
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterable
-from typing import Any
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import Endpoint
-from wardmesh.wireguard.backend import DeviceState, PeerChanges, PeerConfig, PeerState
+from wardmesh.model.fleetmap import Endpoint, Network
+from wardmesh.wireguard import links, netlink
+from wardmesh.wireguard.backend import (
+    PROVOKING_KEEPALIVE,
+    DeviceState,
+    PeerChanges,
+    PeerState,
+    PeerUpdate,
+)
+from wardmesh.wireguard.netlink import Bytes, Message, Netlink
 
-REMOVE_ME, REPLACE_ALLOWED_IPS, UPDATE_ONLY = 1, 2, 4
-_BATCH = 64  # peers in one message: stays far below the 64 KiB of a netlink attribute
+KIND = "wireguard"
 _PROBE = "wardmesh_probe"
-
-
-def available() -> bool:
-    """Can this kernel make a WireGuard device? Asked by making one."""
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    with IPRoute() as ipr:
-        try:
-            ipr.link("add", ifname=_PROBE, kind="wireguard")
-        except NetlinkError as error:
-            if error.code in (errno.EOPNOTSUPP, errno.ENODEV):
-                return False
-            if error.code != errno.EEXIST:
-                raise WardmeshError(
-                    "cannot make a WireGuard device", why=str(error), remedy="the agent needs CAP_NET_ADMIN"
-                ) from error
-        ipr.link("del", index=ipr.link_lookup(ifname=_PROBE)[0])
-    return True
-
-
-def _attrs(peer: PeerConfig) -> dict[str, Any]:
-    attrs: list[list[Any]] = [["WGPEER_A_PUBLIC_KEY", peer.key], ["WGPEER_A_FLAGS", REPLACE_ALLOWED_IPS]]
-    if peer.endpoint:
-        attrs.append(["WGPEER_A_ENDPOINT", {"addr": peer.endpoint.host, "port": peer.endpoint.port}])
-    attrs.append(["WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", peer.keepalive])
-    allowed = [
-        {
-            "attrs": [
-                ["WGALLOWEDIP_A_FAMILY", socket.AF_INET if net.version == 4 else socket.AF_INET6],
-                ["WGALLOWEDIP_A_IPADDR", net.network_address.packed],
-                ["WGALLOWEDIP_A_CIDR_MASK", net.prefixlen],
-            ]
-        }
-        for net in sorted(peer.allowed_ips, key=str)
-    ]
-    attrs.append(["WGPEER_A_ALLOWEDIPS", allowed])
-    return {"attrs": attrs}
-
-
-def _keepalive(key: str, seconds: int) -> dict[str, Any]:
-    return {
-        "attrs": [
-            ["WGPEER_A_PUBLIC_KEY", key],
-            ["WGPEER_A_FLAGS", UPDATE_ONLY],
-            ["WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL", seconds],
-        ]
-    }
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        value = value.get("value", b"")
-    return value.decode() if isinstance(value, bytes) else str(value)
+_GENL = struct.Struct("=BBH")  # command, version, reserved
+_CTRL, _GETFAMILY, _FAMILY_ID, _FAMILY_NAME = 16, 3, 1, 2
+_GET_DEVICE, _SET_DEVICE, _VERSION = 0, 1, 1
+_IFINDEX, _IFNAME, _PRIVATE_KEY, _PUBLIC_KEY, _PORT, _FWMARK, _PEERS = 1, 2, 3, 4, 6, 7, 8
+_P_KEY, _P_FLAGS, _P_ENDPOINT, _P_KEEPALIVE, _P_HANDSHAKE, _P_RX, _P_TX, _P_ALLOWED = 1, 3, 4, 5, 6, 7, 8, 9
+_A_FAMILY, _A_ADDRESS, _A_PREFIX = 1, 2, 3
+REMOVE_ME, REPLACE_ALLOWED_IPS, UPDATE_ONLY = 1, 2, 4
+_SOCKADDR4 = struct.Struct("=H2s4s8x")
+_SOCKADDR6 = struct.Struct("=H2s4x16sI")
+_TIMESPEC = struct.Struct("=qq")
+_MESSAGE_BYTES = 24 << 10  # an attribute holds 64 KiB at most; the peers of a message are one
+_ALLOWED_PER_ENTRY = 500
 
 
 class KernelBackend:
@@ -82,95 +43,239 @@ class KernelBackend:
 
     name = "kernel"
 
-    def create(self, ifname: str) -> None:
-        """Make the device."""
-        from pyroute2 import IPRoute
+    def __init__(self) -> None:
+        self._cache: dict[bytes, PeerState] = {}
 
-        with IPRoute() as ipr:
-            ipr.link("add", ifname=ifname, kind="wireguard")
+    @staticmethod
+    def unavailable() -> str:
+        """Why this kernel cannot make a WireGuard device, "" when it can: asked by making one."""
+        with Netlink() as link:
+            try:
+                links.create_link(link, _PROBE, KIND)
+            except OSError as error:
+                if error.errno in (errno.EOPNOTSUPP, errno.ENODEV):
+                    return "the kernel has no WireGuard"
+                if error.errno != errno.EEXIST:
+                    raise _failed("cannot make a WireGuard device", _PROBE, error) from error
+            found = links.find_link(link, _PROBE)
+            if found is not None:
+                links.delete_link(link, found.ifindex)
+        return ""
+
+    def create(self, ifname: str) -> None:
+        """Make the device; one of the other backend gives way."""
+        with Netlink() as link:
+            try:
+                found = links.find_link(link, ifname)
+                if found is not None:
+                    links.delete_link(link, found.ifindex)
+                links.create_link(link, ifname, KIND)
+            except OSError as error:
+                raise _failed("cannot make the WireGuard device", ifname, error) from error
 
     def remove(self, ifname: str) -> None:
         """Delete the device."""
-        from pyroute2 import IPRoute
+        with Netlink() as link:
+            found = links.find_link(link, ifname)
+            if found is None:
+                return
+            try:
+                links.delete_link(link, found.ifindex)
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise _failed("cannot delete the WireGuard device", ifname, error) from error
 
-        with IPRoute() as ipr:
-            for index in ipr.link_lookup(ifname=ifname):
-                ipr.link("del", index=index)
+    def exists(self, ifname: str) -> bool:
+        """Is there a device of the kernel's own kind?"""
+        with Netlink() as link:
+            found = links.find_link(link, ifname)
+        return found is not None and found.kind == KIND
 
     def configure(self, ifname: str, private_key: bytes, listen_port: int, fwmark: int) -> None:
         """Key, port and mark."""
-        self._send(
-            ifname,
-            [
-                ["WGDEVICE_A_PRIVATE_KEY", base64.b64encode(private_key).decode()],
-                ["WGDEVICE_A_LISTEN_PORT", listen_port],
-                ["WGDEVICE_A_FWMARK", fwmark],
-            ],
-        )
+        settings = netlink.attr(_PRIVATE_KEY, private_key)
+        settings += netlink.attr_u16(_PORT, listen_port) + netlink.attr_u32(_FWMARK, fwmark)
+        self._set(ifname, [settings])
 
     def apply(self, ifname: str, changes: PeerChanges) -> None:
-        """Send a delta; removals first, so that an address that moves is free."""
-        peers = [
-            {"attrs": [["WGPEER_A_PUBLIC_KEY", key], ["WGPEER_A_FLAGS", REMOVE_ME]]} for key in changes.remove
-        ]
-        peers += [_attrs(peer) for peer in changes.set]
-        for start in range(0, len(peers), _BATCH):
-            self._send(ifname, [["WGDEVICE_A_PEERS", peers[start : start + _BATCH]]])
+        """Send a delta, a message for some hundred peers."""
+        self._set(ifname, pack_changes(changes))
 
     def provoke(self, ifname: str, peers: Iterable[PeerState]) -> None:
-        """Provoke handshakes: switching keepalive on makes WireGuard send at once."""
-        known = list(peers)
-        for values in (
-            [0] * len(known),
-            [peer.keepalive or 25 for peer in known],
-            [p.keepalive for p in known],
-        ):
-            entries = [_keepalive(peer.key, value) for peer, value in zip(known, values)]
-            for start in range(0, len(entries), _BATCH):
-                self._send(ifname, [["WGDEVICE_A_PEERS", entries[start : start + _BATCH]]])
-
-    def _send(self, ifname: str, attrs: list[list[Any]]) -> None:
-        from pyroute2 import WireGuard
-        from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST
-        from pyroute2.netlink.generic.wireguard import WG_CMD_SET_DEVICE, wgmsg
-
-        with WireGuard() as link:
-            message = wgmsg()
-            message["cmd"] = WG_CMD_SET_DEVICE
-            message["version"] = 1
-            message["attrs"] = [["WGDEVICE_A_IFNAME", ifname], *attrs]
-            tuple(link.nlm_request(message, msg_type=link.prid, msg_flags=NLM_F_REQUEST | NLM_F_ACK))
+        """Switch keepalive on, which sends at once, and back to what it was."""
+        entries = []
+        for peer in peers:
+            values = (0, peer.keepalive) if peer.keepalive else (PROVOKING_KEEPALIVE, 0)
+            entries += [pack_update(PeerUpdate(peer.key, keepalive=value)) for value in values]
+        self._set(ifname, [netlink.nest(_PEERS, *chunk) for chunk in _by_size(entries)])
 
     def dump(self, ifname: str) -> DeviceState:
-        """Read the device; a large one comes in several messages."""
-        from pyroute2 import WireGuard
+        """Read the device; what has not changed since the last time is not decoded again."""
+        question = _GENL.pack(_GET_DEVICE, _VERSION, 0) + netlink.attr_text(_IFNAME, ifname)
+        try:
+            with Netlink(netlink.NETLINK_GENERIC) as link:
+                bodies = [body for _kind, body in link.dump(Message(_family(link), 0, question))]
+        except OSError as error:
+            raise _failed("cannot read the WireGuard device", ifname, error) from error
+        state, self._cache = unpack_device(bodies, self._cache)
+        return state
 
-        peers: dict[str, PeerState] = {}
-        public, port, mark = "", 0, 0
-        with WireGuard() as link:
-            for message in link.info(ifname):
-                public = _text(message.get_attr("WGDEVICE_A_PUBLIC_KEY") or public)
-                port = message.get_attr("WGDEVICE_A_LISTEN_PORT") or port
-                mark = message.get_attr("WGDEVICE_A_FWMARK") or mark
-                for item in message.get_attr("WGDEVICE_A_PEERS") or ():
-                    state = _peer_state(item, peers)
-                    peers[state.key] = state
-        return DeviceState(public, port, mark, peers)
+    def _set(self, ifname: str, parts: Iterable[bytes]) -> None:
+        head = _GENL.pack(_SET_DEVICE, _VERSION, 0) + netlink.attr_text(_IFNAME, ifname)
+        with Netlink(netlink.NETLINK_GENERIC) as link:
+            try:
+                family = _family(link)
+                for error in link.batch(Message(family, 0, head + part) for part in parts):
+                    if error is not None:
+                        raise error
+            except OSError as error:
+                raise _failed("the kernel refused a change of the WireGuard device", ifname, error) from error
 
 
-def _peer_state(item: Any, earlier: dict[str, PeerState]) -> PeerState:
-    key = _text(item.get_attr("WGPEER_A_PUBLIC_KEY"))
-    allowed = {ipaddress.ip_network(ip["addr"]) for ip in item.get_attr("WGPEER_A_ALLOWEDIPS") or ()}
-    if key in earlier:  # the kernel goes on with this peer's allowed IPs in the next message
-        allowed |= earlier[key].allowed_ips
-    found = item.get_attr("WGPEER_A_ENDPOINT")
-    handshake = item.get_attr("WGPEER_A_LAST_HANDSHAKE_TIME") or {}
-    return PeerState(
-        key,
-        Endpoint(found["addr"], found["port"]) if found else None,
-        frozenset(allowed),
-        item.get_attr("WGPEER_A_PERSISTENT_KEEPALIVE_INTERVAL") or 0,
-        float(handshake["tv_sec"]) + handshake["tv_nsec"] / 1e9 if handshake else 0.0,
-        item.get_attr("WGPEER_A_RX_BYTES") or 0,
-        item.get_attr("WGPEER_A_TX_BYTES") or 0,
+def _failed(what: str, ifname: str, error: OSError) -> WardmeshError:
+    remedy = "the agent needs CAP_NET_ADMIN" if error.errno in (errno.EPERM, errno.EACCES) else ""
+    return WardmeshError(what, where=ifname, why=error.strerror or str(error), remedy=remedy)
+
+
+def _family(link: Netlink) -> int:
+    """The number that this kernel gave to WireGuard's messages."""
+    body = _GENL.pack(_GETFAMILY, 1, 0) + netlink.attr_text(_FAMILY_NAME, KIND)
+    answer = link.ask([Message(_CTRL, 0, body)])[0]
+    if isinstance(answer, OSError):
+        raise answer
+    return netlink.number(netlink.attrs(answer[_GENL.size :])[_FAMILY_ID])
+
+
+def pack_changes(changes: PeerChanges) -> list[bytes]:
+    """A delta as the peer attributes of as few messages as need be."""
+    entries: list[bytes] = []
+    for peer in changes.add:
+        allowed = sorted(peer.allowed_ips, key=str)
+        entries += _entries(peer.key, REPLACE_ALLOWED_IPS, peer.endpoint, peer.keepalive, allowed)
+    for update in changes.update:
+        entries += _update_entries(update)
+    entries += [_peer(key, REMOVE_ME) for key in changes.remove]
+    return [netlink.nest(_PEERS, *chunk) for chunk in _by_size(entries)]
+
+
+def pack_update(update: PeerUpdate) -> bytes:
+    """A change of settings as one peer entry."""
+    return b"".join(_update_entries(update))
+
+
+def _update_entries(update: PeerUpdate) -> list[bytes]:
+    replaced = update.allowed_ips
+    flags = UPDATE_ONLY if replaced is None else UPDATE_ONLY | REPLACE_ALLOWED_IPS
+    allowed = sorted(update.gained if replaced is None else replaced, key=str)
+    return _entries(update.key, flags, update.endpoint, update.keepalive, allowed)
+
+
+def _entries(
+    key: str, flags: int, endpoint: Endpoint | None, keepalive: int | None, allowed: Sequence[Network]
+) -> list[bytes]:
+    """One entry, and more where a peer has more allowed IPs than a message should hold."""
+    settings = b""
+    if endpoint is not None:
+        settings += netlink.attr(_P_ENDPOINT, _sockaddr(endpoint))
+    if keepalive is not None:
+        settings += netlink.attr_u16(_P_KEEPALIVE, keepalive)
+    first = _peer(key, flags, settings, allowed[:_ALLOWED_PER_ENTRY])
+    rest = range(_ALLOWED_PER_ENTRY, len(allowed), _ALLOWED_PER_ENTRY)
+    return [first] + [_peer(key, UPDATE_ONLY, b"", allowed[at : at + _ALLOWED_PER_ENTRY]) for at in rest]
+
+
+def _peer(key: str, flags: int, settings: bytes = b"", allowed: Sequence[Network] = ()) -> bytes:
+    body = netlink.attr(_P_KEY, base64.b64decode(key)) + netlink.attr_u32(_P_FLAGS, flags) + settings
+    if allowed:
+        body += netlink.nest(_P_ALLOWED, *map(_allowed_ip, allowed))
+    return netlink.nest(0, body)
+
+
+def _allowed_ip(network: Network) -> bytes:
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    return netlink.nest(
+        0,
+        netlink.attr_u16(_A_FAMILY, family),
+        netlink.attr(_A_ADDRESS, network.network_address.packed),
+        netlink.attr_u8(_A_PREFIX, network.prefixlen),
     )
+
+
+def _sockaddr(endpoint: Endpoint) -> bytes:
+    port = endpoint.port.to_bytes(2, "big")
+    address = ipaddress.ip_address(endpoint.host)
+    if address.version == 4:
+        return _SOCKADDR4.pack(socket.AF_INET, port, address.packed)
+    return _SOCKADDR6.pack(socket.AF_INET6, port, address.packed, 0)
+
+
+def _by_size(entries: Iterable[bytes]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
+    size = 0
+    for entry in entries:
+        if chunk and size + len(entry) > _MESSAGE_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(entry)
+        size += len(entry)
+    if chunk:
+        yield chunk
+
+
+def unpack_device(
+    bodies: Iterable[bytes], cache: dict[bytes, PeerState]
+) -> tuple[DeviceState, dict[bytes, PeerState]]:
+    """The messages of a dump as a state; cache: the peers of the last dump by their raw bytes."""
+    ifindex, public, port, mark = 0, "", 0, 0
+    raw: dict[bytes, list[bytes]] = {}  # a peer goes on in the next message when it does not fit
+    for body in bodies:
+        for kind, value in netlink.walk(body[_GENL.size :]):
+            if kind == _IFINDEX:
+                ifindex = netlink.number(value)
+            elif kind == _PUBLIC_KEY:
+                public = base64.b64encode(value).decode()
+            elif kind == _PORT:
+                port = netlink.number(value)
+            elif kind == _FWMARK:
+                mark = netlink.number(value)
+            elif kind == _PEERS:
+                for _place, peer in netlink.walk(value):
+                    block = bytes(peer)
+                    raw.setdefault(block[4 : 4 + 32], []).append(block)
+    fresh = {}
+    for blocks in raw.values():
+        whole = b"".join(blocks)
+        fresh[whole] = cache.get(whole) or _peer_state(blocks)
+    return DeviceState(ifindex, public, port, mark, {peer.key: peer for peer in fresh.values()}), fresh
+
+
+def _peer_state(blocks: list[bytes]) -> PeerState:
+    found = netlink.attrs(blocks[0])
+    allowed = frozenset(
+        _network(netlink.attrs(entry))
+        for block in blocks
+        for _place, entry in netlink.walk(netlink.attrs(block).get(_P_ALLOWED, b""))
+    )
+    seconds, nanoseconds = _TIMESPEC.unpack(bytes(found.get(_P_HANDSHAKE, bytes(16))))
+    return PeerState(
+        base64.b64encode(found[_P_KEY]).decode(),
+        _endpoint(bytes(found.get(_P_ENDPOINT, b""))),
+        allowed,
+        netlink.number(found.get(_P_KEEPALIVE, b"")),
+        seconds + nanoseconds / 1e9,
+        netlink.number(found.get(_P_RX, b"")),
+        netlink.number(found.get(_P_TX, b"")),
+    )
+
+
+def _network(entry: dict[int, Bytes]) -> Network:
+    return ipaddress.ip_network((bytes(entry[_A_ADDRESS]), netlink.number(entry[_A_PREFIX])))
+
+
+def _endpoint(data: bytes) -> Endpoint | None:
+    if len(data) < _SOCKADDR4.size:
+        return None
+    family = int(struct.unpack_from("=H", data)[0])
+    port = int.from_bytes(data[2:4], "big")
+    host = data[4:8] if family == socket.AF_INET else data[8:24]
+    return Endpoint(str(ipaddress.ip_address(host)), port)

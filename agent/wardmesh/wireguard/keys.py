@@ -7,49 +7,63 @@ import base64
 import binascii
 import json
 import os
+import stat
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from wardmesh.host.files import read_bytes, write_atomic
+from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
+
+KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
 class KeyInfo:
-    """Public facts; public_key is None where a dry run found no key."""
+    """Public facts. public_key: None where a dry run found no key; created: by this run, or by a real one."""
 
     public_key: str | None
     generation: int
     created: bool
 
 
-def load_private(path: Path) -> bytes:
-    """The 32 private bytes; refuses a key that others can read or that has another length."""
+def load_private(paths: Paths) -> bytes:
+    """The 32 private bytes; refuses a key that others can read or replace, or of another length."""
+    path = paths.key
     data = read_bytes(path)
     if data is None:
         raise WardmeshError("no key on this host", where=str(path), remedy="run: wardmesh node init")
-    info = path.stat()
-    if info.st_mode & 0o077 or info.st_uid != os.geteuid():
-        raise WardmeshError(
-            "wrong permissions on the private key",
-            where=str(path),
-            why=f"mode {info.st_mode & 0o777:04o}, owner {info.st_uid}; others may have read it",
-            remedy=f"chown root {path}; chmod 600 {path}, or remove it for a new key",
-        )
+    _check_permissions(path)
     try:
         raw = base64.b64decode(data.strip(), validate=True)
     except (binascii.Error, ValueError):
         raw = b""
-    if len(raw) != 32:
+    if len(raw) != KEY_BYTES:
         raise WardmeshError(
             "not a WireGuard key",
             where=str(path),
-            why=f"{len(raw)} bytes, expected 32 in base64",
-            remedy="remove the file and run: wardmesh node init",
+            why=f"{len(raw)} bytes, expected {KEY_BYTES} in base64",
+            remedy="restore the file, or remove it and run: wardmesh node init (then the playbook)",
         )
     return raw
 
 
+def _check_permissions(path: Path) -> None:
+    for place, kind in ((path, stat.S_ISREG), (path.parent, stat.S_ISDIR)):
+        info = place.lstat()
+        open_to_others = info.st_mode & (0o077 if place is path else 0o022)
+        if not kind(info.st_mode) or open_to_others or info.st_uid != os.geteuid():
+            mode = "600" if place is path else "700"
+            raise WardmeshError(
+                "wrong permissions on the private key",
+                where=str(place),
+                why=f"mode {stat.S_IMODE(info.st_mode):04o}, owner {info.st_uid}; others may know the key",
+                remedy=f"chown root {place}; chmod {mode} {place}, or remove the key for a new one",
+            )
+
+
+@lru_cache(maxsize=4)
 def public_of(private: bytes) -> str:
     """The public key in base64."""
     from cryptography.hazmat.primitives import serialization
@@ -60,18 +74,34 @@ def public_of(private: bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
-def load_or_create(path: Path, *, dry_run: bool) -> KeyInfo:
-    """The key of this host, made when there is none (unless dry_run)."""
-    facts = path.with_suffix(".json")
-    if path.exists():
-        known = json.loads(read_bytes(facts) or b"{}")
-        return KeyInfo(public_of(load_private(path)), int(known.get("generation", 1)), False)
+def load_or_create(paths: Paths, *, dry_run: bool) -> KeyInfo:
+    """The key of this host, made where there is none (unless dry_run)."""
+    facts = paths.key.with_suffix(".json")
+    if paths.key.exists():
+        private = load_private(paths)
+        return KeyInfo(public_of(private), _generation(facts), False)
     if dry_run:
-        return KeyInfo(None, 1, True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.chmod(path.parent, 0o700)
-    private = os.urandom(32)
-    write_atomic(path, base64.b64encode(private) + b"\n", 0o600)
+        return KeyInfo(None, _generation(facts), True)
+    folder = paths.key.parent
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    private = _clamped(os.urandom(KEY_BYTES))
+    write_atomic(paths.key, base64.b64encode(private) + b"\n", 0o600)
     public = public_of(private)
-    write_atomic(facts, json.dumps({"generation": 1, "publicKey": public}).encode() + b"\n", 0o644)
-    return KeyInfo(public, 1, True)
+    generation = _generation(facts)
+    document = {"generation": generation, "publicKey": public}
+    write_atomic(facts, json.dumps(document, sort_keys=True).encode() + b"\n", 0o644)
+    return KeyInfo(public, generation, True)
+
+
+def _clamped(raw: bytes) -> bytes:
+    """A Curve25519 scalar as RFC 7748 §5 and `wg genkey` write it."""
+    return bytes([raw[0] & 248]) + raw[1:31] + bytes([raw[31] & 127 | 64])
+
+
+def _generation(facts: Path) -> int:
+    """Number of the key in use; the file is a convenience, so a damaged one counts as the first."""
+    try:
+        return max(1, int(json.loads(read_bytes(facts) or b"{}").get("generation", 1)))
+    except (ValueError, TypeError, AttributeError):
+        return 1

@@ -1,173 +1,292 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes into the tunnel and the rules that lead to them.
-
-Priorities 90..99, the same for IPv4 and IPv6:
-  90  fwmark MARK        → 99    WireGuard's own packets leave by the ordinary tables
-  91  from <own subnet>  table   what a subnet behind this host sends goes into the tunnel
-  92  iif <physical>     → 99    what is routed through this host is not the host's
-  95  table 51871                everything else: members through the tunnel
-  99  nop                        where the jumps land; the operator's own rules go on from here
-"""
+"""Makes the kernel's rules and our table what routes.py says they should be, by differences."""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from wardmesh.datapath.contract import MARK, MARK_MASK
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import Address, Network
+from wardmesh.model.fleetmap import Network
+from wardmesh.wireguard import netlink
+from wardmesh.wireguard.devices import (
+    GETROUTE,
+    NEWROUTE,
+    RTA_DST,
+    RTA_METRICS,
+    RTA_OIF,
+    RTA_PREFSRC,
+    RTA_TABLE,
+    RTAX_MTU,
+    RTMSG,
+)
+from wardmesh.wireguard.mark import MARK, MARK_MASK
+from wardmesh.wireguard.netlink import Bytes, Message, Netlink
+from wardmesh.wireguard.routes import (
+    END,
+    FROM_DEVICE,
+    FROM_SUBNET,
+    GOTO_END,
+    LOOKUP,
+    PRIORITIES,
+    PROTOCOL,
+    TABLE,
+    Route,
+    RoutingDesired,
+    Rule,
+)
 
-TABLE = 51871
-PROTO = 200
-_GOTO, _NOP, _TO_TABLE = 2, 3, 1
-_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+DELROUTE, NEWRULE, DELRULE, GETRULE = 25, 32, 33, 34
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_RTA_PRIORITY = 6
+_UNICAST, _SCOPE_LINK, _SCOPE_NOWHERE = 1, 253, 255
+_RULE = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, reserved, reserved, action, flags
+_LOOKUP_ACTION, _GOTO_ACTION, _NOP_ACTION = 1, 2, 3
+_SRC, _IIFNAME, _GOTO, _PRIORITY, _FWMARK, _RULE_TABLE, _FWMASK, _PROTOCOL = 2, 3, 4, 6, 10, 15, 16, 21
+_GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
+_NOT_HERE = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
-class TunnelRoute:
-    """A member's network through the tunnel; mtu 0 takes the device's."""
+class _Found:
+    """A route of our table as the kernel has it; right: nothing about it is foreign to us."""
 
-    network: Network
-    source: Address | None
-    mtu: int = 0
-
-
-def desired_rules(subnets: Iterable[Network], devices: Iterable[str]) -> dict[int, set[tuple[Any, ...]]]:
-    """Rules by family, each as (priority, kind, argument)."""
-    rules: dict[int, set[tuple[Any, ...]]] = {}
-    for family in _FAMILIES:
-        version = 4 if family == socket.AF_INET else 6
-        chosen: set[tuple[Any, ...]] = {(90, "mark", MARK), (95, "table", TABLE), (99, "nop", 0)}
-        chosen |= {(91, "from", str(net)) for net in subnets if net.version == version}
-        chosen |= {(92, "iif", name) for name in devices}
-        rules[family] = chosen
-    return rules
-
-
-def _rule_of(message: Any) -> tuple[Any, ...] | None:
-    """One of our rules as (priority, kind, argument); None for everybody else's."""
-    priority = message.get_attr("FRA_PRIORITY") or 0
-    if not 90 <= priority <= 99 or message.get_attr("FRA_PROTOCOL") not in (PROTO, None):
-        return None
-    if priority == 90:
-        return (90, "mark", message.get_attr("FRA_FWMARK"))
-    if priority == 91:
-        return (91, "from", f"{message.get_attr('FRA_SRC')}/{message['src_len']}")
-    if priority == 92:
-        return (92, "iif", message.get_attr("FRA_IIFNAME"))
-    if priority == 95:
-        return (95, "table", message.get_attr("FRA_TABLE"))
-    return (99, "nop", 0) if priority == 99 else (priority, "unknown", 0)
-
-
-def _rule_arguments(family: int, rule: tuple[Any, ...]) -> dict[str, Any]:
-    priority, kind, argument = rule
-    base: dict[str, Any] = {"family": family, "priority": priority, "protocol": PROTO}
-    if kind == "mark":
-        return {**base, "fwmark": argument, "fwmask": MARK_MASK, "action": _GOTO, "goto": 99}
-    if kind == "from":
-        net = ipaddress.ip_network(argument)
-        return {**base, "src": str(net.network_address), "src_len": net.prefixlen, "table": TABLE}
-    if kind == "iif":
-        return {**base, "iifname": argument, "action": _GOTO, "goto": 99}
-    if kind == "table":
-        return {**base, "table": TABLE}
-    return {**base, "action": _NOP}
-
-
-def _network_of(message: Any) -> Network:
-    kind = ipaddress.IPv4Network if message["family"] == socket.AF_INET else ipaddress.IPv6Network
-    address = message.get_attr("RTA_DST")
-    return kind(f"{address}/{message['dst_len']}") if address else kind((0, message["dst_len"]))
-
-
-def _base(network: Network) -> dict[str, Any]:
-    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
-    return {"dst": str(network), "table": TABLE, "family": family}
-
-
-def _told(what: str, change: Callable[..., Any], command: str, **arguments: Any) -> None:
-    """Make a change; what somebody else removed at the same time is removed, another refusal is an error."""
-    try:
-        change(command, **arguments)
-    except Exception as error:  # pyroute2 versions differ in the class; it carries the kernel's code
-        code = getattr(error, "code", None)
-        if code is None:
-            raise
-        if command == "del" and code in (errno.ESRCH, errno.ENOENT, errno.ENODEV):
-            return
-        raise WardmeshError(f"the kernel refused to {command} a {what}", why=os.strerror(code)) from error
+    route: Route
+    ifindex: int
+    metric: int
+    right: bool
 
 
 class Routing:
-    """Makes the kernel's rules and our table what they should be, by differences."""
+    """Our rules and our table in this network namespace."""
 
-    def __init__(self, ipr: Any) -> None:
-        self._ipr = ipr
-        self._made_as: dict[Network, tuple[int, int]] = {}  # scope and protocol of the routes last read
+    def __init__(self) -> None:
+        self._agreed: dict[int, tuple[int, Mapping[Network, Route], list[bytes]]] = {}
+        self._read: dict[int, dict[bytes, _Found]] = {}  # by version and raw bytes: few of 10,000 change
 
-    def sync_rules(self, wanted: Mapping[int, set[tuple[Any, ...]]]) -> list[str]:
-        """Add what is missing, remove what is stale.
+    def reconcile(self, desired: RoutingDesired) -> list[str]:
+        """Make rules and routes what they should be; a line for every change, none when nothing was to do.
 
-        The landing place comes first and the look-up last: without the rule of marks before it WireGuard's
-        own packets would go into the tunnel.
+        Routes come before the rules that lead to them, and go after them.
         """
-        changes = []
-        for family, rules in wanted.items():
-            present = {rule for rule in map(_rule_of, self._ipr.get_rules(family=family)) if rule}
-            for rule in sorted(rules - present, key=lambda item: (item[0] == 95, item[0] != 99, item)):
-                _told(f"rule {rule[0]}", self._ipr.rule, "add", **_rule_arguments(family, rule))
-                changes.append(f"rule {rule[0]} {rule[1]} {rule[2]}")
-            for rule in sorted(present - rules, key=lambda item: (item[0] != 95, item[0] == 99, item)):
-                _told(f"rule {rule[0]}", self._ipr.rule, "del", **_rule_arguments(family, rule))
-                changes.append(f"rule {rule[0]} {rule[1]} {rule[2]} removed")
-        return changes
-
-    def present_routes(self) -> dict[Network, tuple[TunnelRoute, int]]:
-        """Our table as it is: network to route and device index."""
-        found = {}
-        for family in _FAMILIES:
-            for message in self._ipr.get_routes(family=family, table=TABLE):
-                if message.get_attr("RTA_TABLE") != TABLE or message["type"] != 1:
-                    continue
-                network = _network_of(message)
-                source = message.get_attr("RTA_PREFSRC")
-                metrics = message.get_attr("RTA_METRICS")
-                mtu = (metrics.get_attr("RTAX_MTU") or 0) if metrics is not None else 0
-                route = TunnelRoute(network, ipaddress.ip_address(source) if source else None, mtu)
-                found[network] = (route, message.get_attr("RTA_OIF"))
-                self._made_as[network] = (message["scope"], message["proto"])
-        return found
-
-    def sync_routes(self, ifindex: int, wanted: Mapping[Network, TunnelRoute]) -> list[str]:
-        """Replace what differs, remove what is stale."""
-        present = self.present_routes()
-        changes = []
-        for network, route in wanted.items():
-            if present.get(network) == (route, ifindex):
-                continue
-            arguments: dict[str, Any] = {**_base(network), "oif": ifindex, "proto": PROTO}
-            if route.source:
-                arguments["prefsrc"] = str(route.source)
-            if route.mtu:
-                arguments["metrics"] = {"mtu": route.mtu}
-            _told(f"route {network}", self._ipr.route, "replace", **arguments)
-            changes.append(f"route {network}")
-        for network, (_route, index) in present.items():
-            if network not in wanted:
-                scope, proto = self._made_as[network]  # others' routes differ
-                arguments = {**_base(network), "oif": index, "scope": scope, "proto": proto}
-                _told(f"route {network}", self._ipr.route, "del", **arguments)
-                changes.append(f"route {network} removed")
-        return changes
+        with Netlink() as link:
+            lines = []
+            for version, family in FAMILIES.items():
+                lines += self._reconcile_routes(link, version, family, desired)
+            return lines + reconcile_rules(link, desired.rules)
 
     def teardown(self) -> list[str]:
-        """Remove our rules and empty our table."""
-        changes = self.sync_rules({family: set() for family in _FAMILIES})
-        return changes + self.sync_routes(0, {})
+        """Remove our rules and empty our table, both families."""
+        self._agreed.clear()
+        self._read.clear()
+        with Netlink() as link:
+            lines = reconcile_rules(link, frozenset())
+            for version, family in FAMILIES.items():
+                lines += self._reconcile_routes(link, version, family, RoutingDesired(0))
+        return lines
+
+    def _reconcile_routes(
+        self, link: Netlink, version: int, family: int, desired: RoutingDesired
+    ) -> list[str]:
+        bodies = _dump_table(link, family)
+        agreed = self._agreed.get(version)
+        same_wish = agreed is not None and agreed[0] == desired.ifindex and agreed[1] is desired.routes
+        if agreed is not None and same_wish and agreed[2] == bodies:
+            return []
+        wanted = {net: route for net, route in desired.routes.items() if net.version == version}
+        known = self._read.get(version, {})
+        read = {body: known.get(body) or _found_route(body) for body in bodies}
+        self._read[version] = read
+        changes, lines = _route_changes(read.values(), wanted, family, desired.ifindex)
+        if not changes:
+            self._agreed[version] = (desired.ifindex, desired.routes, bodies)
+            return []
+        self._agreed.pop(version, None)
+        return _apply(link, changes, lines, "route")
+
+
+def _dump_table(link: Netlink, family: int) -> list[bytes]:
+    """The bodies of our table's routes; the kernel filters, and we do where it is too old to."""
+    question = RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + netlink.attr_u32(RTA_TABLE, TABLE)
+    try:
+        found = link.dump(Message(GETROUTE, 0, question))
+    except OSError as error:
+        if error.errno in (*_GONE, *_NOT_HERE):  # the table does not exist before its first route
+            return []
+        raise WardmeshError("cannot read the routes", why=error.strerror or str(error)) from error
+    table = netlink.attr_u32(RTA_TABLE, TABLE)
+    return [body for kind, body in found if kind == NEWROUTE and table in body]
+
+
+def _route_changes(
+    present: Iterable[_Found], wanted: Mapping[Network, Route], family: int, ifindex: int
+) -> tuple[list[Message], list[str]]:
+    """The messages that turn the table into what is wanted, and a line for each."""
+    good: set[Network] = set()
+    stale: list[_Found] = []
+    for found in present:
+        network = found.route.network
+        if (
+            found.right
+            and found.ifindex == ifindex
+            and wanted.get(network) == found.route
+            and network not in good
+        ):
+            good.add(network)
+        else:
+            stale.append(found)
+    missing = [route for network, route in wanted.items() if network not in good]
+    messages = [_route_message(route, family, ifindex) for route in missing]
+    lines = [f"route {route.network}" for route in missing]
+    replaced = {route.network for route in missing}
+    for found in stale:
+        # A route that differs but has our metric is replaced in one step, without a gap.
+        if found.route.network in replaced and found.metric == _metric(family):
+            replaced.discard(found.route.network)
+            continue
+        messages.append(_route_deletion(found, family))
+        lines.append(f"route {found.route.network} removed")
+    return messages, lines
+
+
+def _metric(family: int) -> int:
+    """What the kernel gives a route without one."""
+    return 0 if family == socket.AF_INET else 1024
+
+
+def _found_route(body: bytes) -> _Found:
+    head = RTMSG.unpack_from(body)
+    found = netlink.attrs(body[RTMSG.size :])
+    address = bytes(found.get(RTA_DST, bytes(4 if head[0] == socket.AF_INET else 16)))
+    source = found.get(RTA_PREFSRC)
+    mtu = netlink.number(netlink.attrs(found.get(RTA_METRICS, b"")).get(RTAX_MTU, b""))
+    route = Route(
+        ipaddress.ip_network((address, head[1])),
+        ipaddress.ip_address(bytes(source)) if source is not None else None,
+        mtu,
+    )
+    metric = netlink.number(found.get(_RTA_PRIORITY, b""))
+    right = head[5] == PROTOCOL and head[7] == _UNICAST and metric == _metric(head[0]) and not head[3]
+    return _Found(route, netlink.number(found.get(RTA_OIF, b"")), metric, right)
+
+
+def _route_message(route: Route, family: int, ifindex: int) -> Message:
+    scope = _SCOPE_LINK if family == socket.AF_INET else 0
+    body = RTMSG.pack(family, route.network.prefixlen, 0, 0, 0, PROTOCOL, scope, _UNICAST, 0)
+    body += netlink.attr_u32(RTA_TABLE, TABLE) + netlink.attr(RTA_DST, route.network.network_address.packed)
+    body += netlink.attr_u32(RTA_OIF, ifindex)
+    if route.source is not None:
+        body += netlink.attr(RTA_PREFSRC, route.source.packed)
+    if route.mtu:
+        body += netlink.nest(RTA_METRICS, netlink.attr_u32(RTAX_MTU, route.mtu))
+    return Message(NEWROUTE, netlink.CREATE | netlink.REPLACE, body)
+
+
+def _route_deletion(found: _Found, family: int) -> Message:
+    scope = _SCOPE_NOWHERE if family == socket.AF_INET else 0
+    network = found.route.network
+    body = RTMSG.pack(family, network.prefixlen, 0, 0, 0, 0, scope, 0, 0)
+    body += netlink.attr_u32(RTA_TABLE, TABLE) + netlink.attr(RTA_DST, network.network_address.packed)
+    body += netlink.attr_u32(_RTA_PRIORITY, found.metric)
+    if found.ifindex:
+        body += netlink.attr_u32(RTA_OIF, found.ifindex)
+    return Message(DELROUTE, 0, body)
+
+
+def reconcile_rules(link: Netlink, wanted: frozenset[Rule]) -> list[str]:
+    """Make our rules exactly the wanted ones.
+
+    Order: nothing looks the table up before the marks are let past it, and nothing jumps to a missing end.
+    """
+    good: set[Rule] = set()
+    stale: list[tuple[Rule, bytes]] = []
+    for rule, right, body in _present_rules(link):
+        if right and rule in wanted and rule not in good:
+            good.add(rule)
+        else:
+            stale.append((rule, body))
+    added = sorted(wanted - good, key=lambda rule: (_ADD_ORDER[rule.priority], str(rule)))
+    removed = sorted(stale, key=lambda item: (-_ADD_ORDER.get(item[0].priority, 4), str(item[0])))
+    # A rule in a wrong form stands in the way of the right one: it goes first.
+    wrong = [item for item in removed if item[0] in wanted - good]
+    late = [item for item in removed if item not in wrong]
+    messages = [Message(DELRULE, 0, body) for _rule, body in wrong]
+    messages += [Message(NEWRULE, netlink.CREATE | netlink.EXCL, _rule_body(rule)) for rule in added]
+    messages += [Message(DELRULE, 0, body) for _rule, body in late]
+    lines = [f"rule {rule} removed" for rule, _body in wrong] + [f"rule {rule}" for rule in added]
+    return _apply(link, messages, lines + [f"rule {rule} removed" for rule, _body in late], "rule")
+
+
+_ADD_ORDER = {END: 0, GOTO_END: 1, FROM_DEVICE: 2, FROM_SUBNET: 3, LOOKUP: 4}
+
+
+def _present_rules(link: Netlink) -> Iterable[tuple[Rule, bool, bytes]]:
+    """Our rules as (rule, is it in its right form, its body for a deletion); others' rules are left out."""
+    for version, family in FAMILIES.items():
+        try:
+            dump = link.dump(Message(GETRULE, 0, _RULE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)))
+        except OSError as error:
+            if error.errno in _NOT_HERE:
+                continue
+            raise WardmeshError("cannot read the rules", why=error.strerror or str(error)) from error
+        for _kind, body in dump:
+            head = _RULE.unpack_from(body)
+            found = netlink.attrs(body[_RULE.size :])
+            priority = netlink.number(found.get(_PRIORITY, b""))
+            ours = netlink.number(found.get(_PROTOCOL, b"")) == PROTOCOL
+            if head[0] == family and ours and priority in PRIORITIES:
+                rule = _rule_of(version, priority, head[2], found)
+                yield rule, _meaning(body) == _meaning(_rule_body(rule)), body
+
+
+def _rule_of(version: int, priority: int, length: int, found: Mapping[int, Bytes]) -> Rule:
+    subnet = None
+    if priority == FROM_SUBNET and _SRC in found:
+        subnet = ipaddress.ip_network((bytes(found[_SRC]), length))
+    device = netlink.text(found.get(_IIFNAME, b"")) if priority == FROM_DEVICE else ""
+    return Rule(version, priority, subnet, device)
+
+
+def _meaning(body: bytes) -> tuple[object, ...]:
+    """What a rule does, however the kernel words it."""
+    head = _RULE.unpack_from(body)
+    found = netlink.attrs(body[_RULE.size :])
+    numbers = tuple(netlink.number(found.get(kind, b"")) for kind in (_GOTO, _PRIORITY, _FWMARK, _FWMASK))
+    table = netlink.number(found.get(_RULE_TABLE, b"")) if head[7] == _LOOKUP_ACTION else 0
+    address = (bytes(found.get(_SRC, b"")), netlink.text(found.get(_IIFNAME, b"")))
+    return (*head[:4], head[7], numbers, table, address)
+
+
+def _rule_body(rule: Rule) -> bytes:
+    action = {LOOKUP: _LOOKUP_ACTION, FROM_SUBNET: _LOOKUP_ACTION, END: _NOP_ACTION}.get(
+        rule.priority, _GOTO_ACTION
+    )
+    length = rule.subnet.prefixlen if rule.subnet is not None else 0
+    body = _RULE.pack(FAMILIES[rule.family], 0, length, 0, 0, 0, 0, action, 0)
+    body += netlink.attr_u32(_PRIORITY, rule.priority) + netlink.attr_u8(_PROTOCOL, PROTOCOL)
+    if action == _LOOKUP_ACTION:
+        body += netlink.attr_u32(_RULE_TABLE, TABLE)
+    if action == _GOTO_ACTION:
+        body += netlink.attr_u32(_GOTO, END)
+    if rule.priority == GOTO_END:
+        body += netlink.attr_u32(_FWMARK, MARK) + netlink.attr_u32(_FWMASK, MARK_MASK)
+    if rule.subnet is not None:
+        body += netlink.attr(_SRC, rule.subnet.network_address.packed)
+    if rule.device:
+        body += netlink.attr_text(_IIFNAME, rule.device)
+    return body
+
+
+def _apply(link: Netlink, messages: list[Message], lines: list[str], what: str) -> list[str]:
+    """Send changes; what was removed under our hands counts as removed, another refusal is an error."""
+    for message, line, error in zip(messages, lines, link.batch(messages)):
+        if error is None or (message.type in (DELROUTE, DELRULE) and error.errno in _GONE):
+            continue
+        if message.type == NEWRULE and error.errno == errno.EEXIST:
+            continue
+        raise WardmeshError(f"the kernel refused a {what}", where=line, why=error.strerror or str(error))
+    return lines

@@ -11,11 +11,46 @@ from pathlib import Path
 
 import pytest
 
+from wardmesh.api.server import Server
 from wardmesh.cli import text
 from wardmesh.host.paths import Paths
+from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import canonical, digest_of
 
 REPO = Path(__file__).resolve().parents[4]
+STATUS = {
+    "version": "0.1.0",
+    "mode": "strict",
+    "wish": "strict",
+    "encryption": True,
+    "cluster": "vm-cluster",
+    "generation": 7,
+    "self": "vm1",
+    "address": "192.168.1.10",
+    "backend": "kernel",
+    "interface": "wardmesh_wg0",
+    "publicKey": "KEY",
+    "listenPort": 51871,
+    "time": 1000.0,
+    "peers": [
+        {
+            "name": "vm2",
+            "address": "192.168.1.11",
+            "endpoint": "192.168.1.11:51871",
+            "reachable": True,
+            "tunnel": "up",
+            "sealed": True,
+            "lastHandshake": 940.0,
+            "rxBytes": 1,
+            "txBytes": 2,
+        }
+    ],
+    "guard": {"devices": ["eth0"], "counters": {}},
+    "inactive": [],
+    "warnings": [],
+    "problems": [],
+    "digests": {"fleet": ""},
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +81,53 @@ def test_version(cli):
     assert json.loads(cli("version", "-o", "json").stdout) == {"version": "0.1.0"}
 
 
+def test_status_imports_none_of_the_heavy_packages():
+    code = (
+        "import sys, wardmesh.cli.main, wardmesh.cli.state, wardmesh.cli.text\n"
+        "heavy = {'pyroute2', 'bcc', 'cryptography', 'yaml'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO / "agent", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_wrong_usage_is_2(cli):
     assert cli("nonsense").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: [1\n", ("config.yaml:2", "broken YAML")),
+        ("encryption: {modee: strict}\n", ("encryption.modee", "unknown key", "encryption.mode")),
+        ("mtu: big\n", ("mtu", "expected an integer")),
+    ],
+)
+def test_a_wrong_configuration_is_told_with_place_and_remedy(cli, tmp_path, content, words):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    done = cli("config", "validate", str(path), "--json")
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert all(word in " ".join(error.values()) for word in words)
+    assert error["remedy"]
+
+
+def test_config_get(cli, tmp_path):
+    Paths(tmp_path).etc.mkdir(parents=True)
+    Paths(tmp_path).config.write_text("cluster: {name: vm-cluster}\n")
+    assert cli("config", "get", "cluster.name").stdout == "vm-cluster\n"
+    assert json.loads(cli("config", "get", "cluster", "-o", "json").stdout)["cluster.id"] == 1
+    assert cli("config", "get", "nonsense").returncode == 1
+
+
+def test_the_agent_that_does_not_run_is_an_error_in_both_forms(cli):
+    done = cli("status", "-o", "json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["remedy"].startswith("systemctl start wardmesh")
+    assert "does not run" in done.stderr
 
 
 def test_a_key_is_born_once_with_tight_permissions_and_never_printed(cli, tmp_path):
@@ -93,8 +173,64 @@ def test_fleet_apply_checks_installs_and_refuses_the_older(cli, tmp_path):
     assert "node2" in cli("fleet", "show").stdout
 
 
+def test_fleet_apply_takes_the_map_back_when_the_agent_refuses_it(cli, tmp_path):
+    own = json.loads(cli("node", "init", "--json").stdout)["public_key"]
+    new = tmp_path / "new.json"
+    new.write_bytes(fleet(5, own))
+
+    def refuse(_body):
+        raise WardmeshError("the kernel said no")
+
+    routes = {("GET", "/v1/status"): lambda body: STATUS, ("POST", "/v1/reload"): refuse}
+    server = Server(Paths(tmp_path).socket, routes)
+    try:
+        done = cli("fleet", "apply", str(new))
+    finally:
+        server.close()
+    assert done.returncode == 1 and "the kernel said no" in done.stderr
+    assert not Paths(tmp_path).fleet.exists()
+
+
+def test_status_has_the_form_of_the_seed():
+    lines = text.status(STATUS, health=False, verbose=False).splitlines()
+    assert lines[:9] == [
+        "    /¯¯\\",
+        " /¯¯\\__/¯¯\\    Wardmesh:       OK",
+        " \\__/¯¯\\__/    Operator:       disabled",
+        " /¯¯\\__/¯¯\\    Hubble:         disabled",
+        " \\__/¯¯\\__/    ClusterMesh:    disabled",
+        "    \\__/",
+        "Daemon:         OK",
+        "Nodes:",
+        "  192.168.1.10 (vm1): Reachable",
+    ]
+    assert lines[9] == "  192.168.1.11 (vm2): Reachable"
+
+
+def test_encryption_status_has_the_form_of_the_seed():
+    assert text.encryption(STATUS, 1000.0).splitlines()[:4] == [
+        "Encryption:      WireGuard",
+        "Node Encryption: Enabled",
+        "Peers:",
+        "  192.168.1.11 (vm2): Connected, Last Handshake: 1m ago",
+    ]
+
+
 @pytest.mark.parametrize(
     ("then", "words"), [(0, "never"), (970, "30s ago"), (900, "1m ago"), (1001, "0s ago")]
 )
 def test_ago(then, words):
     assert text.ago(then, 1000.0) == words
+
+
+def test_wait_names_who_is_missing(cli, tmp_path):
+    down = {**STATUS, "peers": [{**STATUS["peers"][0], "reachable": False, "tunnel": "down"}]}
+    server = Server(Paths(tmp_path).socket, {("GET", "/v1/status"): lambda body: down})
+    try:
+        done = cli("status", "--wait", "0.5", "-o", "json")
+    finally:
+        server.close()
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["peers"][0]["name"] == "vm2"
+    assert "waiting: 0 of 1 tunnels up, no tunnel to vm2" in done.stderr
+    assert "no tunnel to vm2" in done.stderr.splitlines()[-1]

@@ -6,9 +6,19 @@ from __future__ import annotations
 import pytest
 
 from wardmesh.wireguard.backend import PeerState
-from wardmesh.wireguard.liveness import MAX_PROVOKED, REFRESH, RETRY, Liveness
+from wardmesh.wireguard.liveness import (
+    DOWN,
+    GRACE,
+    PENDING,
+    STALE_AFTER,
+    UP,
+    WAKE_AGAIN,
+    WAKE_AT_FIRST,
+    WAKES_PER_SECOND,
+    Liveness,
+)
 
-START = 1_000_000.0
+WALL = 1_000_000.0
 
 
 def peer(handshake: float = 0.0, tx: int = 0, key: str = "a") -> PeerState:
@@ -16,80 +26,121 @@ def peer(handshake: float = 0.0, tx: int = 0, key: str = "a") -> PeerState:
 
 
 Look = tuple[
-    float, float, int, bool
-]  # seconds since the start, handshake (likewise, 0 never), sent bytes, up
+    float, float, int, str
+]  # seconds since the start, handshake (seconds likewise, 0 never), sent bytes
 
 STORIES: dict[str, list[Look]] = {
-    "nothing is heard": [(0, 0, 0, False), (500, 0, 148, False)],
-    "a first handshake": [(0, 0, 0, False), (1, 1, 148, True)],
-    "idle for a day": [(1, 1, 148, True), (86_400, 1, 148, True)],
-    "busy, with new handshakes": [(1, 1, 0, True), (121, 121, 999, True), (241, 241, 9999, True)],
+    "nothing is heard": [(0, 0, 0, PENDING), (500, 0, 148, PENDING)],
+    "a first handshake": [(0, 0, 0, PENDING), (1, 1, 148, UP)],
+    "idle for a day": [(1, 1, 148, UP), (86_400, 1, 148, UP)],
+    "busy, with new handshakes": [
+        (1, 1, 0, UP),
+        (121, 121, 999, UP),
+        (241, 241, 9999, UP),
+        (400, 361, 10_000, UP),
+    ],
     "we send into a session that is too old": [
-        (1, 1, 0, True),
-        (250, 1, 100, True),
-        (255, 1, 200, True),
-        (262, 1, 300, False),
+        (1, 1, 0, UP),
+        (250, 1, 100, UP),
+        (250 + GRACE - 1, 1, 200, UP),
+        (250 + GRACE + 1, 1, 300, DOWN),
     ],
     "one packet after a long rest, and an answer": [
-        (1, 1, 0, True),
-        (900, 1, 148, True),
-        (902, 902, 300, True),
-        (930, 902, 400, True),
+        (1, 1, 0, UP),
+        (900, 1, 148, UP),
+        (902, 902, 300, UP),
+        (930, 902, 400, UP),
     ],
-    "sending while the session is young": [(1, 1, 0, True), (100, 1, 100, True), (189, 1, 300, True)],
-    "back after a loss": [(1, 1, 0, True), (300, 1, 10, True), (320, 1, 20, False), (330, 329, 30, True)],
-    "found up when the agent started": [(500, 450, 77, True), (600, 450, 77, True)],
-    "found with an old session when the agent started": [(500, 1, 77, False), (501, 501, 225, True)],
+    "one packet after a long rest, and no answer": [(1, 1, 0, UP), (900, 1, 148, UP), (915, 1, 148, DOWN)],
+    "sending while the session is young": [
+        (1, 1, 0, UP),
+        (100, 1, 100, UP),
+        (150, 1, 200, UP),
+        (189, 1, 300, UP),
+    ],
+    "back after a loss": [(1, 1, 0, UP), (300, 1, 10, UP), (320, 1, 20, DOWN), (330, 329, 30, UP)],
+    "found up when the agent started": [(500, 450, 77, UP), (600, 450, 77, UP)],
+    "found with an old session when the agent started": [
+        (500, 1, 77, UP),
+        (510, 1, 225, UP),
+        (525, 1, 373, DOWN),
+    ],
+    "the device was made anew": [(1, 1, 100, UP), (50, 0, 0, PENDING), (55, 54, 148, UP)],
 }
 
 
 @pytest.mark.parametrize("story", STORIES)
 def test_stories_of_a_tunnel(story: str) -> None:
     live = Liveness()
-    for now, handshake, sent, up in STORIES[story]:
-        live.observe(START + now, {"a": peer(START + handshake if handshake else 0.0, sent)})
-        assert live.up("a") == up, f"{story}, at {now}"
+    for now, handshake, sent, status in STORIES[story]:
+        live.observe({"a": peer(WALL + handshake if handshake else 0.0, sent)}, now, WALL + now)
+        assert live.status("a") == status, f"{story}, at {now}"
 
 
-def test_only_changes_are_told() -> None:
+def test_a_step_of_the_wall_clock_takes_nothing_down() -> None:
     live = Liveness()
-    assert not live.observe(START, {"a": peer()})
-    assert not live.observe(START + 1, {"a": peer(0.0, 148)})
-    assert live.observe(START + 2, {"a": peer(START + 2, 148)})
-    assert not live.observe(START + 3, {"a": peer(START + 2, 500)})
-    assert live.up_for("a", START + 9) == 7.0
-    assert live.observe(START + 4, {})
-    assert not live.up("a")
-    assert live.up_for("a", START + 9) == 0.0
+    live.observe({"a": peer(WALL, 0)}, 1.0, WALL + 1)
+    for second in range(2, 100):
+        live.observe({"a": peer(WALL, second)}, float(second), WALL + 7200 + second)
+        assert live.status("a") == UP
+
+
+def test_only_changes_of_status_are_told() -> None:
+    live = Liveness()
+    assert live.observe({"a": peer()}, 0.0, WALL) == ("a",)
+    assert live.observe({"a": peer(0.0, 148)}, 1.0, WALL + 1) == ()
+    assert live.observe({"a": peer(WALL + 1, 148)}, 2.0, WALL + 2) == ("a",)
+    assert live.observe({"a": peer(WALL + 1, 500)}, 3.0, WALL + 3) == ()
+    assert live.up_for("a", 9.0) == 7.0
+    assert live.observe({}, 4.0, WALL) == ()
+    assert live.status("a") == PENDING
+    assert live.up_for("a", 9.0) == 0.0
 
 
 def test_a_new_handshake_of_a_tunnel_that_is_up_does_not_start_its_time_again() -> None:
     live = Liveness()
-    live.observe(START, {"a": peer(START)})
-    live.observe(START + 120, {"a": peer(START + 120)})
-    assert live.up_for("a", START + 130) == 130.0
+    live.observe({"a": peer(WALL)}, 0.0, WALL)
+    live.observe({"a": peer(WALL + 120)}, 120.0, WALL + 120)
+    assert live.up_for("a", 130.0) == 130.0
 
 
-def test_unheard_peers_are_woken_again_after_a_while() -> None:
+def test_unheard_peers_are_woken_soon_at_first_and_then_seldom() -> None:
     live = Liveness()
-    peers = {"a": peer()}
-    live.observe(START, peers)
-    woken = [second for second in range(20) if live.to_provoke(START + second, peers)]
-    assert woken == [0, RETRY, 2 * RETRY, 3 * RETRY]
+    live.observe({"a": peer()}, 0.0, WALL)
+    woken = [now for now in range(200) if live.to_wake(float(now))]
+    assert woken[:3] == [0, WAKE_AT_FIRST, 2 * WAKE_AT_FIRST]
+    assert woken[-1] - woken[-2] == WAKE_AGAIN
+    assert len(woken) < 20
 
 
-def test_a_fresh_tunnel_is_left_alone_and_an_idle_one_is_refreshed() -> None:
+def test_tunnels_that_are_up_are_left_alone() -> None:
     live = Liveness()
-    peers = {"a": peer(START)}
-    live.observe(START, peers)
-    assert live.to_provoke(START + REFRESH - 1, peers) == []
-    assert live.to_provoke(START + REFRESH + 1, peers) == ["a"]
+    live.observe({"a": peer(WALL)}, 0.0, WALL)
+    live.observe({"a": peer(WALL)}, 2 * STALE_AFTER, WALL + 2 * STALE_AFTER)
+    assert live.to_wake(2 * STALE_AFTER) == []
 
 
-def test_a_hundred_peers_are_woken_in_turn() -> None:
+def test_an_old_session_found_at_the_start_is_asked_once() -> None:
     live = Liveness()
-    peers = {str(number): peer(key=str(number)) for number in range(100)}
-    live.observe(START, peers)
-    turns = [live.to_provoke(START + second * 0.1, peers) for second in range(10)]
-    assert [len(turn) for turn in turns] == [MAX_PROVOKED] * 10
-    assert len({key for turn in turns for key in turn}) == 100, "nobody twice before everybody once"
+    live.observe({"a": peer(WALL)}, 5000.0, WALL + 1000)
+    assert live.to_wake(5000.0) == ["a"]
+    assert live.to_wake(5100.0) == []
+
+
+def test_a_thousand_peers_are_woken_at_the_agreed_rate_and_all_of_them() -> None:
+    live = Liveness()
+    live.observe({str(n): peer(key=str(n)) for n in range(1000)}, 0.0, WALL)
+    seen: set[str] = set()
+    tick, now = 0.5, 0.0
+    while now < 30.0:
+        chosen = live.to_wake(now)
+        assert len(chosen) <= WAKES_PER_SECOND
+        seen.update(chosen)
+        now += tick
+    assert WAKES_PER_SECOND * 29 <= len(seen) <= WAKES_PER_SECOND * 31, "nobody twice before everybody once"
+
+
+def test_candidates_narrow_whom_to_wake() -> None:
+    live = Liveness()
+    live.observe({key: peer(key=key) for key in "abc"}, 0.0, WALL)
+    assert live.to_wake(0.0, ["b", "unknown"]) == ["b"]

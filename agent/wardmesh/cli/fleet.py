@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of the fleet map: apply and show."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from pathlib import Path
+
+from wardmesh.api import client
+from wardmesh.cli.output import emit, paths_of
+from wardmesh.cli.state import LIMIT
+from wardmesh.host.files import read_bytes, write_atomic
+from wardmesh.host.paths import Paths
+from wardmesh.model.errors import WardmeshError
+from wardmesh.model.fleetmap import FleetMap, check_succession, diff_maps, parse_fleet_map
+
+
+def members(fleet: FleetMap | None) -> str:
+    """A sorted, short view of a map, for diffs; public keys are cut short."""
+    if fleet is None:
+        return ""
+    rows = [
+        f"{member.name} {member.key[:10]}… {member.endpoint} {' '.join(map(str, member.networks()))}"
+        for member in fleet.members
+    ]
+    return "\n".join([f"generation {fleet.generation}", *rows]) + "\n"
+
+
+def _current(paths: Paths) -> FleetMap | None:
+    """The installed map; one that is damaged counts as none, since the new one is to replace it."""
+    data = read_bytes(paths.fleet)
+    try:
+        return None if data is None else parse_fleet_map(data, str(paths.fleet))
+    except WardmeshError:
+        return None
+
+
+def fleet_apply(args: argparse.Namespace) -> int:
+    """Check, install and apply a map; whatever fails, the old one stays."""
+    paths = paths_of(args)
+    data = read_bytes(args.file)
+    if data is None:
+        raise WardmeshError("no such file", where=str(args.file), remedy="name a fleet map")
+    new = parse_fleet_map(data, str(args.file))
+    current = _current(paths)
+    check_succession(current, new, str(args.file))
+    _check_fit(paths, new, args.file)
+    installed = read_bytes(paths.fleet)
+    running = client.listens(paths.socket)
+    changed = installed != data or (running and _in_force(paths) != hashlib.sha256(data).hexdigest())
+    if changed and not args.dry_run:
+        _install(paths, installed, data, running=running)
+    difference = diff_maps(current, new)
+    document = {
+        "changed": changed,
+        "generation": new.generation,
+        "peers_added": list(difference.added),
+        "peers_removed": list(difference.removed),
+        "peers_updated": list(difference.changed),
+        "diff": {"before": members(current), "after": members(new)},
+    }
+    counts = f"+{len(difference.added)} -{len(difference.removed)} ~{len(difference.changed)}"
+    return emit(args, document, f"generation {new.generation}: {counts if changed else 'unchanged'}")
+
+
+def _check_fit(paths: Paths, new: FleetMap, source: Path) -> None:
+    """What the agent would refuse is refused here too, whether it runs or not."""
+    from wardmesh.daemon.inputs import check_map
+    from wardmesh.model.config import parse_config
+
+    text = (read_bytes(paths.config) or b"").decode(errors="replace")
+    check_map(paths, parse_config(text, str(paths.config)), new, str(source))
+
+
+def _in_force(paths: Paths) -> str:
+    return str(client.call(paths.socket, "GET", "/v1/status")["digests"]["fleet"])
+
+
+def _install(paths: Paths, old: bytes | None, new: bytes, *, running: bool) -> None:
+    write_atomic(paths.fleet, new, 0o644)
+    if not running:
+        return
+    try:
+        client.call(paths.socket, "POST", "/v1/reload", {}, timeout=LIMIT)
+    except WardmeshError:
+        if old is None:
+            paths.fleet.unlink(missing_ok=True)
+        else:
+            write_atomic(paths.fleet, old, 0o644)
+        raise
+
+
+def fleet_show(args: argparse.Namespace) -> int:
+    """Print the installed map."""
+    path = paths_of(args).fleet
+    data = read_bytes(path)
+    if data is None:
+        raise WardmeshError("no fleet map on this host", where=str(path), remedy="run the playbook")
+    fleet = parse_fleet_map(data, str(path))
+    rows = [
+        {
+            "name": member.name,
+            "key": member.key,
+            "addresses": [str(address) for address in member.addresses],
+            "endpoint": str(member.endpoint),
+            "allowedIPs": [str(network) for network in member.allowed_ips],
+        }
+        for member in fleet.members
+    ]
+    document = {"generation": fleet.generation, "cluster": fleet.cluster.name, "members": rows}
+    return emit(args, document, members(fleet).rstrip("\n"))

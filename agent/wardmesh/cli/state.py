@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs that ask the running agent: status, encryption."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from wardmesh import __version__
+from wardmesh.api import client
+from wardmesh.cli import text
+from wardmesh.cli.output import emit, paths_of
+from wardmesh.model.errors import WardmeshError
+
+POLL = 0.25  # seconds between two questions of status --wait
+LIMIT = 330.0  # seconds; the agent itself gives up after 300
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print the state; with --wait only when every tunnel is up, or time is."""
+    path = paths_of(args).socket
+    data = client.call(path, "GET", "/v1/status") if args.wait is None else _wait(args)
+    emit(args, data, text.status(data, health=args.all_health, verbose=args.verbose))
+    if args.wait is None:
+        return 0
+    missing = [peer["name"] for peer in data["peers"] if not peer["reachable"]]
+    if missing:
+        raise WardmeshError(
+            f"no tunnel to {', '.join(missing)}",
+            why=f"waited {args.wait:g} s",
+            remedy=f"see that UDP {data['listenPort']} passes between the hosts, and that their agents run",
+        )
+    if data["problems"]:
+        raise WardmeshError(
+            "the agent has problems", why="; ".join(data["problems"]), remedy="journalctl -u wardmesh"
+        )
+    return 0
+
+
+def _wait(args: argparse.Namespace) -> dict[str, Any]:
+    """Ask until nothing is missing or time is up; progress goes to stderr. The last answer."""
+    path = paths_of(args).socket
+    deadline = time.monotonic() + args.wait
+    told = ""
+    while True:
+        try:
+            data = client.call(path, "GET", "/v1/status")
+            waiting = _waiting_for(data)
+        except WardmeshError as error:
+            if time.monotonic() >= deadline:
+                raise
+            data, waiting = {}, str(error.what)
+        if data and (not waiting or time.monotonic() >= deadline):
+            return data
+        if waiting != told:
+            print(f"waiting: {waiting}", file=sys.stderr, flush=True)
+            told = waiting
+        time.sleep(POLL)
+
+
+def _waiting_for(data: Mapping[str, Any]) -> str:
+    missing = [peer["name"] for peer in data["peers"] if not peer["reachable"]]
+    if missing:
+        up = len(data["peers"]) - len(missing)
+        return f"{up} of {len(data['peers'])} tunnels up, no tunnel to {', '.join(missing[:10])}"
+    return "; ".join(data["problems"])
+
+
+def version(args: argparse.Namespace) -> int:
+    """Print the version of this file."""
+    return emit(args, {"version": __version__}, f"wardmesh {__version__}")
+
+
+def encryption_status(args: argparse.Namespace) -> int:
+    """Print encryption and handshakes by peer."""
+    data = client.call(paths_of(args).socket, "GET", "/v1/encryption")
+    return emit(args, data, text.encryption(data, time.time()))
+
+
+def encryption_key(args: argparse.Namespace) -> int:
+    """Print the public key; needs no running agent."""
+    from wardmesh.wireguard.keys import load_or_create
+
+    paths = paths_of(args)
+    known = load_or_create(paths, dry_run=True)
+    if known.public_key is None:
+        raise WardmeshError("no key on this host", where=str(paths.key), remedy="run: wardmesh node init")
+    return emit(args, {"publicKey": known.public_key, "generation": known.generation}, known.public_key)
+
+
+def encryption_mode(args: argparse.Namespace) -> int:
+    """Print or set the mode in force."""
+    path = paths_of(args).socket
+    if args.mode is None:
+        data = client.call(path, "GET", "/v1/encryption")
+        answer: dict[str, Any] = {
+            "changed": False,
+            "mode": data["mode"],
+            "wish": data["wish"],
+            "sealed": [peer["name"] for peer in data["peers"] if peer["sealed"]],
+            "unverified": [peer["name"] for peer in data["peers"] if not peer["reachable"]],
+        }
+        return emit(args, answer, str(data["mode"]))
+    body = {"mode": args.mode, "all": args.all, "dryRun": args.dry_run}
+    answer = client.call(path, "POST", "/v1/mode", body, timeout=LIMIT)
+    words = [f"mode {answer['mode']}, sealed: {', '.join(answer['sealed']) or 'nobody'}"]
+    if answer["unverified"]:
+        words.append(f"no tunnel yet: {', '.join(answer['unverified'])}")
+    return emit(args, answer, "\n".join(words))
