@@ -6,10 +6,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-REPO = Path(__file__).resolve().parents[1]
-TARGET = REPO / "docs" / "reference" / "cli.md"
+from generated import REPO, write_or_check
+
 HEADER = """# Command line
 
 Made by `tools/gen_cli_reference.py` from the parser in `agent/wardmesh/cli`; do not edit.
@@ -68,20 +67,5 @@ def render() -> str:
     return "\n".join([HEADER, *(section(leaf) for leaf in leaves(parser()))])
 
 
-def main() -> int:
-    """Write the page, or compare it; 1 when it is stale."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit status 1 when stale")
-    check = parser.parse_args().check
-    text = render()
-    if not check:
-        TARGET.write_text(text, encoding="utf-8")
-        return 0
-    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text:
-        return 0
-    print(f"{TARGET.relative_to(REPO)} is stale: run tools/gen_cli_reference.py", file=sys.stderr)
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check({REPO / "docs/reference/cli.md": render()}, __doc__))

@@ -23,24 +23,27 @@ class Fleet:
     lab: Lab
     folder: Path
     output: str = ""
+    collections: Path = ROOT / ".dev"
 
     def play(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A playbook by its name here, by its path, or by its collection's name."""
         inventory = self.lab.inventory(self.folder / "hosts.yml")
+        playbook = name if "." in name else str(ROOT / f"playbooks/{name}.yml")
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".dev"),
+            "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_HOME": str(self.folder / "home"),
         }
         program = ROOT / ".venv/bin/ansible-playbook"
         done = subprocess.run(
-            [str(program), "-i", str(inventory), str(ROOT / f"playbooks/{name}.yml"), *arguments],
+            [str(program), "-i", str(inventory), playbook, *arguments],
             capture_output=True,
             text=True,
             timeout=240,
             check=False,
-            cwd=ROOT,
+            cwd=self.folder,
             env=environment,
             stdin=subprocess.DEVNULL,
         )
@@ -56,6 +59,18 @@ def changed(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     return {
         line.split()[0]: int(line.split("changed=")[1].split()[0]) for line in lines if "changed=" in line
     }
+
+
+def changed_tasks(done: subprocess.CompletedProcess[str]) -> set[tuple[str, str]]:
+    """(task, host) of every task that reported a change, from the default callback's lines."""
+    found: set[tuple[str, str]] = set()
+    task = ""
+    for line in done.stdout.splitlines():
+        if line.startswith("TASK ["):
+            task = line.removeprefix("TASK [").partition("]")[0]
+        elif line.startswith("changed: ["):
+            found.add((task, line.removeprefix("changed: [").partition("]")[0]))
+    return found
 
 
 @pytest.fixture(scope="session")
