@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
 from checks.lint import run_lint
+from checks.molecule import run_molecule
 from checks.results import PartResult, closing_line, table
 from checks.running import Progress
 from checks.sanity import run_sanity
 from checks.suites import SUITES, run_suite
 
 # Lanes run side by side, the parts of a lane one after another.
-LANES = (("lint", "unit", "bpf", "conformance", "sanity"), ("netns", "lab"))
+LANES = (("lint", "unit", "bpf", "conformance", "sanity"), ("netns", "lab", "molecule"))
 PARTS = tuple(part for lane in LANES for part in lane)
 
 
@@ -30,6 +31,8 @@ def runner_of(part: str) -> Callable[[Progress], PartResult]:
         return run_lint
     if part == "sanity":
         return run_sanity
+    if part == "molecule":
+        return run_molecule
     suite = next(suite for suite in SUITES if suite.name == part)
     return lambda progress: run_suite(suite, progress)
 

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every Molecule scenario, as a user of the collection would run it in CI; each scenario counts as one."""
+
+from __future__ import annotations
+
+import time
+
+from checks.results import PartResult
+from checks.running import LOGS, REPO, Progress, log_tail
+
+LIMIT_SECONDS = 600.0
+
+
+def run_molecule(progress: Progress) -> PartResult:
+    """Run the scenarios one after another, also after one has failed."""
+    result = PartResult("molecule")
+    started = time.monotonic()
+    env = {"MOLECULE_GLOB": "molecule/*/molecule.yml", "NO_COLOR": "1"}
+    for path in sorted(REPO.glob("molecule/*/molecule.yml")):
+        name = path.parent.name
+        log = LOGS / f"molecule-{name}.log"
+        argv = [str(REPO / ".venv/bin/molecule"), "test", "-s", name]
+        status = progress.run(f"molecule {name}", argv, log, LIMIT_SECONDS, env)
+        if status == 0:
+            result.passed += 1
+        else:
+            result.fail(f"{name}: exit status {status}, see {log.relative_to(REPO)}")
+            progress.say(f"molecule: the end of {log.relative_to(REPO)}:\n{log_tail(log, 60)}")
+    result.seconds = time.monotonic() - started
+    return result
