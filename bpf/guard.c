@@ -21,6 +21,7 @@
 #include "lib/parse.h"
 #include "lib/ipcache.h"
 #include "lib/exempt.h"
+#include "lib/routed.h"
 
 /* The barrier keeps the compiler from turning this into a one-byte store, which the kernel refuses. */
 static __always_inline void wm_set_mark(struct __sk_buff *skb)
@@ -79,30 +80,6 @@ static __always_inline bool wm_is_group_address(const struct wm_packet *packet)
 	if (packet->family == WM_AF_INET)
 		return (first >> 28) == 14 || first == 0xFFFFFFFF;
 	return (first >> 24) == 0xFF;
-}
-
-/* Would the kernel route this packet on, instead of delivering it here? */
-static __always_inline bool wm_routed_on(struct __sk_buff *skb, const struct wm_packet *packet)
-{
-	struct bpf_fib_lookup fib = {};
-	int result;
-
-	fib.family = packet->family;
-	fib.l4_protocol = packet->protocol;
-	fib.sport = packet->sport;
-	fib.dport = packet->dport;
-	fib.ifindex = skb->ifindex;
-	if (packet->family == WM_AF_INET) {
-		fib.tos = packet->tos & 0x1E;
-		fib.ipv4_src = packet->src[0];
-		fib.ipv4_dst = packet->dst[0];
-	} else {
-		__builtin_memcpy(fib.ipv6_src, packet->src, sizeof(packet->src));
-		__builtin_memcpy(fib.ipv6_dst, packet->dst, sizeof(packet->dst));
-	}
-	result = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	return result == BPF_FIB_LKUP_RET_SUCCESS || result == BPF_FIB_LKUP_RET_NO_NEIGH ||
-	       result == BPF_FIB_LKUP_RET_FRAG_NEEDED || result == BPF_FIB_LKUP_RET_UNSUPP_LWT;
 }
 
 /* A packet that came in elsewhere and keeps a foreign sender (a NATed one has ours) is routed traffic. */

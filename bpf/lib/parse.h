@@ -12,6 +12,7 @@
 #define WM_VLAN_TAGS 2  /* tags left in the packet: the outermost one is usually in the skb already */
 #define WM_EXTENSIONS 8 /* IPv6 extension headers that are walked; more than that counts as broken */
 #define WM_IP_OFFSET 0x1FFF
+#define WM_IP_MORE 0x2000
 #define WM_IP6_OFFSET 0xFFF8
 
 enum wm_l4 {
@@ -32,6 +33,9 @@ struct wm_packet {
 	__u8 icmp_code;
 	__be16 sport;
 	__be16 dport;
+	bool fragmented; /* any fragment, the first one included */
+	__u8 tcp_flags;  /* only after wm_parse_tcp */
+	__u32 fragment_id;
 	__u32 l4_offset;
 	__be32 src[4]; /* IPv4 in the first word */
 	__be32 dst[4];
@@ -73,7 +77,7 @@ struct wm_arp {
 		return bpf_skb_load_bytes(skb, offset, room, sizeof(*room)) < 0 ? NULL : room;               \
 	}
 
-WM_HEADER(wm_version, __u8)
+WM_HEADER(wm_byte, __u8)
 WM_HEADER(wm_ethertype, __be16)
 WM_HEADER(wm_vlan_tag, struct wm_vlan)
 WM_HEADER(wm_arp_packet, struct wm_arp)
@@ -94,7 +98,7 @@ static __always_inline __be16 wm_parse_link(struct __sk_buff *skb, bool l2, __u3
 	__u8 version_room;
 
 	if (!l2) {
-		const __u8 *version = wm_version(skb, 0, &version_room);
+		const __u8 *version = wm_byte(skb, 0, &version_room);
 
 		*offset = 0;
 		if (!version)
@@ -136,6 +140,8 @@ static __always_inline void wm_parse_ipv4(struct __sk_buff *skb, __u32 offset, s
 	packet->src[0] = ip->saddr;
 	packet->dst[0] = ip->daddr;
 	packet->l4_offset = offset + ip->ihl * 4;
+	packet->fragmented = ip->frag_off & bpf_htons(WM_IP_OFFSET | WM_IP_MORE);
+	packet->fragment_id = ip->id;
 	if (ip->version != 4 || ip->ihl < 5)
 		packet->l4 = WM_L4_BROKEN;
 	else if (ip->frag_off & bpf_htons(WM_IP_OFFSET))
@@ -192,6 +198,7 @@ static __always_inline bool wm_skip_extension(struct __sk_buff *skb, struct wm_p
 		__u8 next;
 		__u8 len;
 		__be16 fragment;
+		__be32 id;
 	} header;
 	__u8 kind = packet->protocol;
 
@@ -205,6 +212,8 @@ static __always_inline bool wm_skip_extension(struct __sk_buff *skb, struct wm_p
 	packet->protocol = header.next;
 	if (kind == IPPROTO_FRAGMENT) {
 		packet->l4_offset += 8;
+		packet->fragmented = true;
+		packet->fragment_id = header.id;
 		if (header.fragment & bpf_htons(WM_IP6_OFFSET)) {
 			packet->l4 = WM_L4_FRAGMENT;
 			return false;
@@ -256,4 +265,37 @@ static __always_inline void wm_parse_transport(struct __sk_buff *skb, struct wm_
 		packet->sport = ports->source;
 		packet->dport = ports->dest;
 	}
+}
+
+#define WM_ICMP_ECHO 8
+#define WM_ICMP_ECHO_REPLY 0
+#define WM_ICMP6_ECHO 128
+#define WM_ICMP6_ECHO_REPLY 129
+
+static __always_inline bool wm_is_icmp(const struct wm_packet *packet)
+{
+	return packet->protocol == IPPROTO_ICMP || packet->protocol == IPPROTO_ICMPV6;
+}
+
+static __always_inline bool wm_icmp_is_request(const struct wm_packet *packet)
+{
+	return packet->icmp_type == (packet->protocol == IPPROTO_ICMP ? WM_ICMP_ECHO : WM_ICMP6_ECHO);
+}
+
+static __always_inline bool wm_icmp_is_answer(const struct wm_packet *packet)
+{
+	return packet->icmp_type ==
+	       (packet->protocol == IPPROTO_ICMP ? WM_ICMP_ECHO_REPLY : WM_ICMP6_ECHO_REPLY);
+}
+
+/* Flags of a TCP segment; false when its header is cut off. Not for the guard, which does not ask. */
+static __always_inline bool wm_parse_tcp(struct __sk_buff *skb, struct wm_packet *packet)
+{
+	__u8 room;
+	const __u8 *flags = wm_byte(skb, packet->l4_offset + 13, &room);
+
+	if (!flags)
+		return false;
+	packet->tcp_flags = *flags;
+	return true;
 }

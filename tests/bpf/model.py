@@ -124,7 +124,7 @@ def _parse6(cursor: Cursor) -> Parsed | None:
         kind = parsed.protocol
         if kind not in _EXTENSIONS:
             return _transport(cursor, parsed)
-        extension = cursor.peek(4)
+        extension = cursor.peek(8)
         if extension is None:
             parsed.broken = True
             return parsed

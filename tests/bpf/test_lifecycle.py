@@ -263,7 +263,7 @@ def test_an_error_of_the_compiler_is_told_with_file_and_line(
 ) -> None:
     flatten = sources.flatten
     monkeypatch.setattr(
-        loader, "flatten", lambda: flatten().replace("packet->arp = true;", "packet->arp = tru;")
+        loader, "flatten", lambda *names: flatten(*names).replace("packet->arp = true;", "packet->arp = tru;")
     )
     with pytest.raises(
         WardmeshError, match=r"bpf/lib/parse\.h:\d+.*error: use of undeclared identifier 'tru'"
@@ -275,7 +275,7 @@ def test_an_error_of_the_compiler_is_told_with_file_and_line(
 def test_a_refusal_of_the_verifier_is_told(paths: TestPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     flatten = sources.flatten
     wrong = "skb->tstamp_type = 1; skb->sk = 0; mark = (mark"
-    monkeypatch.setattr(loader, "flatten", lambda: flatten().replace("mark = (mark", wrong))
+    monkeypatch.setattr(loader, "flatten", lambda *names: flatten(*names).replace("mark = (mark", wrong))
     with pytest.raises(WardmeshError, match=r"cannot be compiled or loaded.*invalid bpf_context access"):
         new_guard(paths).ensure_loaded()
 

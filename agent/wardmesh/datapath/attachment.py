@@ -21,13 +21,18 @@ _GONE = (errno.ENODEV, errno.ENXIO)  # the device went away meanwhile: netlink s
 
 
 class Attachment:
-    """Our filters on this host's devices. The filter's name tells direction, variant and the program's id."""
+    """Our filters on this host's devices. The filter's name tells direction, variant and the program's id.
 
-    def __init__(self, pins: Pins, programs: Mapping[str, int]) -> None:
+    prefix tells the guard's filters from the firewall's.
+    """
+
+    def __init__(self, pins: Pins, programs: Mapping[str, int], prefix: str = PREFIX) -> None:
         self._pins = pins
         self._programs = programs
+        self._prefix = prefix
+        self._what = "guard" if prefix == PREFIX else "firewall"
         self._names = {
-            name: f"{PREFIX}{name.replace('_', '-')}-{bpfsys.prog_id(fd)}" for name, fd in programs.items()
+            name: f"{prefix}{name.replace('_', '-')}-{bpfsys.prog_id(fd)}" for name, fd in programs.items()
         }
 
     def attach(self, devices: Iterable[Device]) -> list[str]:
@@ -44,6 +49,9 @@ class Attachment:
                     with _told(f"interface {ifindex}"):
                         lines += self._swap_old(tc, ifindex)
         return lines
+
+    def _is_ours(self, entry: Filter) -> bool:
+        return entry.kind == "bpf" and entry.name.startswith(self._prefix)
 
     def _cover(self, tc: Tc, device: Device) -> list[str]:
         ifindex, name, l2 = device
@@ -70,22 +78,21 @@ class Attachment:
         except NetlinkError:
             self._pins.forget_clsact(ifindex)
             raise
-        return [f"guard: {name}: clsact added"]
+        return [f"{self._what}: {name}: clsact added"]
 
     def _ensure_filter(
         self, tc: Tc, device: Device, direction: int, program: str, filters: list[Filter]
     ) -> list[str]:
         """One current filter of ours; the swap comes first, then surplus ones go."""
-        ours = [entry for entry in filters if entry.ours]
+        ours = [entry for entry in filters if self._is_ours(entry)]
         name = self._names[program]
         lines = []
         kept = ours[0] if ours else None
         if kept is None or kept.name != name:
             prio = kept.prio if kept else free_prio(filters)
             tc.replace_filter(device[0], direction, self._programs[program], name, prio)
-            lines.append(
-                f"guard: {device[1]}: {program.split('_', maxsplit=1)[0]} {'swapped' if kept else 'attached'}"
-            )
+            done = "swapped" if kept else "attached"
+            lines.append(f"{self._what}: {device[1]}: {program.split('_', maxsplit=1)[0]} {done}")
         for surplus in ours[1:]:
             tc.del_filter(device[0], direction, surplus)
         return lines
@@ -95,9 +102,9 @@ class Attachment:
         lines = []
         for direction in DIRECTIONS:
             filters = tc.filters(ifindex, direction)
-            ours = [entry for entry in filters if entry.ours]
+            ours = [entry for entry in filters if self._is_ours(entry)]
             if ours:
-                program = "_".join(ours[0].name[len(PREFIX) :].split("-")[:2])
+                program = "_".join(ours[0].name[len(self._prefix) :].split("-")[:2])
                 device = (ifindex, f"interface {ifindex}", program.endswith("l2"))
                 lines += self._ensure_filter(tc, device, direction, program, filters)
         return lines
@@ -110,8 +117,20 @@ class Attachment:
             for ifindex, name, _l2 in devices:
                 for direction, label in DIRECTIONS.items():
                     filters = tc.filters(ifindex, direction) if ifindex in qdiscs else []
-                    lines += [f"{name} {label}: {problem}" for problem in _problems(filters)]
+                    lines += [f"{name} {label}: {problem}" for problem in self._problems(filters)]
         return lines
+
+    def _problems(self, filters: list[Filter]) -> list[str]:
+        first = next((index for index, entry in enumerate(filters) if self._is_ours(entry)), None)
+        if first is None:
+            return [f"the {self._what} is not attached"]
+        # Some kinds list several entries for one filter.
+        before = dict.fromkeys((other.kind, other.prio) for other in filters[:first] if not other.ours)
+        return [
+            f"a {kind} filter at priority {prio} runs before the {self._what} and may let packets past it; "
+            f"move it to priority {filters[first].prio + 1} or later"
+            for kind, prio in before
+        ]
 
     def detach_all(self) -> list[str]:
         """Remove every filter of ours, and the qdiscs that we made and that are empty then."""
@@ -127,29 +146,16 @@ class Attachment:
         left = 0
         for direction, label in DIRECTIONS.items():
             for entry in tc.filters(ifindex, direction):
-                if entry.ours:
+                if self._is_ours(entry):
                     tc.del_filter(ifindex, direction, entry)
-                    lines.append(f"guard: interface {ifindex}: {label} detached")
+                    lines.append(f"{self._what}: interface {ifindex}: {label} detached")
                 else:
                     left += 1
         if kind == "clsact" and not left and self._pins.made_clsact(ifindex):
             tc.del_clsact(ifindex)
-            lines.append(f"guard: interface {ifindex}: clsact removed")
+            lines.append(f"{self._what}: interface {ifindex}: clsact removed")
         self._pins.forget_clsact(ifindex)
         return lines
-
-
-def _problems(filters: list[Filter]) -> list[str]:
-    first = next((index for index, entry in enumerate(filters) if entry.ours), None)
-    if first is None:
-        return ["the guard is not attached"]
-    # Some kinds list several entries for one filter.
-    before = dict.fromkeys((other.kind, other.prio) for other in filters[:first])
-    return [
-        f"a {kind} filter at priority {prio} runs before the guard and may let packets past it; "
-        f"move it to priority {filters[first].prio + 1} or later"
-        for kind, prio in before
-    ]
 
 
 @contextmanager

@@ -8,16 +8,16 @@ changes only what differs; after a kill between any two steps the next call repa
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wardmesh.datapath import bpfsys, contract, loader
+from wardmesh.datapath import bpfsys, contract
 from wardmesh.datapath.attachment import Attachment, Device
 from wardmesh.datapath.members import Entries, desired_slots, read_slots, write_slots
-from wardmesh.datapath.pins import Pins, close_all, create_maps, open_pins
+from wardmesh.datapath.pins import Pins
+from wardmesh.datapath.programs import Programs
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 
@@ -47,85 +47,35 @@ class Guard:
         self._paths = paths
         self._ports: tuple[int, ...] = (listen_port,)
         self._members_max = members_max
-        self._python = python
         self._pins = Pins(paths.bpffs)
-        self._contract = contract.contract_hash(members_max)
-        self._build: loader.Build | None = None
-        self._maps: dict[str, int] = {}
-        self._programs: dict[str, int] = {}
+        self._loaded = Programs(
+            self._pins,
+            "guard.c",
+            contract.contract_hash(members_max),
+            contract.map_specs(members_max),
+            contract.PROGRAMS,
+            {"config": self._config(0)},
+            python,
+            paths,
+        )
 
     # --- loading ---
 
     def ensure_loaded(self) -> LoadReport:
         """Open the pinned maps and programs; create and compile what is missing or belongs to other maps."""
         start = time.monotonic()
-        self.close()
-        self._pins.prepare()
-        self._maps = self._open_maps()
-        if self._build is None:
-            self._build = loader.plan_build(self._python, self._pins.maps(self._contract), self._contract)
-        programs = self._open_programs()
-        compiled = programs is None
-        if programs is None:
-            programs = self._compile(self._build)
-        self._programs = programs
+        compiled = self._loaded.ensure_loaded()
         self._write_ports()
         return LoadReport(compiled, time.monotonic() - start)
 
-    def _open_maps(self) -> dict[str, int]:
-        specs = contract.map_specs(self._members_max)
-        folder = self._pins.maps(self._contract)
-        names = [spec.name for spec in specs]
-        maps = open_pins(folder, names)
-        if maps is None:
-            self._pins.build(folder, lambda fresh: create_maps(fresh, specs, self._config(0)))
-            maps = open_pins(folder, names)
-        if maps is None:
-            raise WardmeshError(
-                "the pinned maps cannot be opened", where=str(folder), remedy="root is needed"
-            )
-        return maps
-
-    def _open_programs(self) -> dict[str, int] | None:
-        """The pinned programs, unless one is missing or works on other maps than ours."""
-        folder = self._pins.programs(self._digest)
-        programs = open_pins(folder, contract.PROGRAMS)
-        if programs is None:
-            return None
-        ours = {bpfsys.map_id(fd) for fd in self._maps.values()}
-        used = [bpfsys.prog_map_ids(fd) for fd in programs.values()]
-        if all(ids and ids <= ours for ids in used):
-            return programs
-        close_all(programs)
-        return None
-
-    def _compile(self, build: loader.Build) -> dict[str, int]:
-        folder = self._pins.programs(build.digest)
-
-        def fill(fresh: os.PathLike[str]) -> None:
-            pins = {name: self._pins.root / fresh / name for name in contract.PROGRAMS}
-            loader.compile_and_pin(build, pins, self._python, self._paths)
-
-        self._pins.build(folder, fill)
-        programs = open_pins(folder, contract.PROGRAMS)
-        if programs is None:
-            raise WardmeshError("the compiled programs were not pinned", where=str(folder))
-        return programs
-
-    @property
-    def _digest(self) -> str:
-        return self._build.digest if self._build else ""
-
     def _need(self, name: str) -> int:
-        if not self._maps:
+        if not self._loaded.maps:
             raise WardmeshError("the guard is not loaded", remedy="ensure_loaded comes first")
-        return self._maps[name]
+        return self._loaded.maps[name]
 
     def close(self) -> None:
         """Close all descriptors; pins and attached programs stay."""
-        close_all(self._maps)
-        close_all(self._programs)
-        self._maps, self._programs = {}, {}
+        self._loaded.close()
 
     # --- configuration row ---
 
@@ -141,7 +91,7 @@ class Guard:
         row = bpfsys.map_lookup(self._need("config"), contract.ROW.pack(0), contract.CONFIG.size)
         fresh = self._config(flags)
         if row != fresh:
-            bpfsys.map_update(self._maps["config"], contract.ROW.pack(0), fresh)
+            bpfsys.map_update(self._loaded.maps["config"], contract.ROW.pack(0), fresh)
 
     def _write_ports(self) -> None:
         self._write_config(self._flags())
@@ -162,7 +112,7 @@ class Guard:
             contract.CFG_PREFIX6 if desired["prefix6"] else 0
         )
         self._write_config(flags | wanted)  # look-ups are switched on before the entries come
-        lines = write_slots(self._maps, read_slots(self._maps), desired)
+        lines = write_slots(self._loaded.maps, read_slots(self._loaded.maps), desired)
         others = flags & ~(contract.CFG_PREFIX4 | contract.CFG_PREFIX6)
         self._write_config(others | wanted | contract.CFG_READY)  # and off after they are gone
         return lines
@@ -194,7 +144,7 @@ class Guard:
     # --- devices ---
 
     def _attachment(self) -> Attachment:
-        return Attachment(self._pins, self._programs)
+        return Attachment(self._pins, self._loaded.programs)
 
     def attach(self, devices: Iterable[Device]) -> list[str]:
         """Attach to these (ifindex, name, has a link layer) where missing or old; returns what changed.
@@ -205,8 +155,7 @@ class Guard:
         if not self._flags() & contract.CFG_READY:
             raise WardmeshError("the guard knows no members yet", remedy="set_members comes before attach")
         lines = self._attachment().attach(devices)
-        current = (self._pins.maps(self._contract), self._pins.programs(self._digest))
-        for folder in self._pins.stale(current):
+        for folder in self._pins.stale(self._loaded.generation):
             self._pins.remove(folder)
             lines.append(f"guard: removed the old {folder.name}")
         return lines

@@ -56,13 +56,15 @@ class Build:
         return hashlib.sha256(terms.encode()).hexdigest()[:12]
 
 
-def plan_build(python: str, maps: Path, contract: str) -> Build:
-    """What would be compiled now, for the maps pinned in the given folder."""
+def plan_build(
+    python: str, maps: Path, contract: str, source: str = "guard.c", cflags: tuple[str, ...] = ()
+) -> Build:
+    """What would be compiled now of a file of bpf/, for the maps pinned in the given folder."""
     kernel = os.uname()
     return Build(
-        source=flatten(),
+        source=flatten(source),
         # Kernel headers warn in plenty under a newer clang; errors are always shown.
-        cflags=("-Wno-everything", f'-DWM_MAPS="{maps}"'),
+        cflags=("-Wno-everything", f'-DWM_MAPS="{maps}"', *cflags),
         release=f"{kernel.release} {kernel.version} {kernel.machine}",
         bcc=_bcc_version(python),
         contract=contract,
@@ -100,7 +102,7 @@ def compile_and_pin(build: Build, pins: Mapping[str, Path], python: str, paths: 
     if done.returncode:
         raise WardmeshError(
             "the eBPF programs cannot be compiled or loaded",
-            where=f"bpf/guard.c with bcc {build.bcc}, headers {headers.origin}",
+            where=f"eBPF sources with bcc {build.bcc}, headers {headers.origin}",
             why=f"exit status {done.returncode}: {_fold(done.stderr)}",
             remedy="install the headers of the running kernel; root and CAP_BPF are needed",
         )

@@ -117,8 +117,8 @@ def close_all(descriptors: Mapping[str, int]) -> None:
         os.close(fd)
 
 
-def create_maps(folder: Path, specs: Iterable[MapSpec], config: bytes) -> None:
-    """Create every map, write the first configuration, pin."""
+def create_maps(folder: Path, specs: Iterable[MapSpec], first: Mapping[str, bytes]) -> None:
+    """Create every map, write the first row of those that must never be empty, pin."""
     for spec in specs:
         try:
             fd = bpfsys.map_create(
@@ -132,8 +132,8 @@ def create_maps(folder: Path, specs: Iterable[MapSpec], config: bytes) -> None:
                 remedy="lower bpf.membersMax, or run as root on a kernel with eBPF",
             ) from error
         try:
-            if spec.name == "config":
-                bpfsys.map_update(fd, bytes(spec.key_size), config)
+            if spec.name in first:
+                bpfsys.map_update(fd, bytes(spec.key_size), first[spec.name])
             bpfsys.obj_pin(fd, folder / spec.name)
         finally:
             os.close(fd)

@@ -16,6 +16,7 @@ from wardmesh.datapath.contract import EGRESS, INGRESS
 # A number of our own, so that another's filter with the customary handle 1 is never replaced.
 HANDLE = 51871
 PREFIX = "wardmesh-"
+FIREWALL_PREFIX = "wardmeshfw-"
 
 _CLSACT = 0xFFFFFFF1  # TC_H_CLSACT; an old ingress qdisc sits at the same place
 _PARENT = {INGRESS: 0xFFFFFFF2, EGRESS: 0xFFFFFFF3}
@@ -35,7 +36,7 @@ class Filter:
     @property
     def ours(self) -> bool:
         """Was it attached by wardmesh?"""
-        return self.kind == "bpf" and self.name.startswith(PREFIX)
+        return self.kind == "bpf" and self.name.startswith((PREFIX, FIREWALL_PREFIX))
 
     @property
     def can_share(self) -> bool:

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's copy of bpf/lib/fw_contract.h: what the firewall's programs and the agent agree on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import asdict
+
+from wardmesh.datapath.contract import METRIC, METRIC_ROWS, PREFIX_LEN, ROW, MapSpec
+
+CLASSES = 1024
+CELLS_PER_WORD = 32
+WORDS = CLASSES // CELLS_PER_WORD
+
+NO_RULE, ALLOW, DENY, AUDIT = range(4)  # a cell: two bits
+
+ROW_WORLD4, ROW_WORLD6, ROW_FIRST = 0, 1, 2
+
+CLASS_TABLES = 4
+TABLE_OF_PROTOCOL = {6: 0, 17: 1, 132: 2}  # TCP, UDP, SCTP; everything else is in the last
+TABLE_OTHERS = 3
+CLASS_ICMP, CLASS_ICMP6, CLASS_PROTOCOL = 0, 256, 512
+PORTS = 65536
+
+STATE_AUDIT, STATE_NETS4, STATE_NETS6, STATE_ENFORCE = 1, 2, 4, 8
+
+FLOW_CLOSING, FLOW_REPLIED, FLOW_FAILSAFE = 1, 2, 4
+
+# From 130 on the names are upstream's (Cilium pkg/monitor/api).
+REASONS = {
+    0: "Forwarded",
+    66: "Audited",
+    67: "Failsafe",
+    68: "Allowed",
+    133: "Policy denied",
+    134: "Invalid packet",
+    155: "CT: Map insertion failed",
+    157: "Fragmented packet",
+    176: "Forbidden ICMPv6 message",
+    181: "Policy denied by denylist",
+}
+
+STATE = struct.Struct("=II")  # generation, flags
+PORTS_ROW = struct.Struct("=2s2sI")  # listen port, second listen port
+PEER = struct.Struct("=II")  # identity, row
+CLASS_TABLE_BYTES = 2 * PORTS
+CLASS_PIECE = 64
+CLASS_PIECES = PORTS // CLASS_PIECE
+PIECE_BYTES = 2 * CLASS_PIECE
+ROW_BYTES = 8 * WORDS
+FAILSAFE_KEY = struct.Struct("=BB2s")  # direction, protocol, port
+FLOW4_KEY = struct.Struct("=4s4s2s2sB3x")  # remote, local, remote port, local port, protocol
+FLOW6_KEY = struct.Struct("=16s16s2s2sB3x")
+FLOW = struct.Struct("=QQQQIIIIHBBB3x")  # packets ×2, bytes ×2, generation, identity, row, expires, class, …
+FRAGMENT_KEY = struct.Struct("=16s16sII")
+JUDGED_KEY = struct.Struct("=BBHI")  # direction, half, class, row
+
+PROGRAMS = ("egress_l2", "egress_l3", "ingress_l2", "ingress_l3")
+MAX_FAILSAFE = 256
+MAX_FRAGMENTS = 8192
+MAX_JUDGED = 65536
+
+_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE = 1, 2, 6, 9, 11
+_NO_PREALLOC = 1
+
+
+def map_specs(peers_max: int, rows_max: int, flows_max: int) -> tuple[MapSpec, ...]:
+    """Every map of the firewall.
+
+    Twice the peers, because old and new ones are inside together during a change; two halves of classes
+    and rows for two directions. Flows that were not answered get a quarter of the room of those that were.
+    """
+    room = 2 * peers_max
+    fresh = max(1024, flows_max // 4)
+    return (
+        MapSpec("state", _ARRAY, ROW.size, STATE.size, 1),
+        MapSpec("ports", _ARRAY, ROW.size, PORTS_ROW.size, 1),
+        MapSpec("classes", _ARRAY, ROW.size, PIECE_BYTES, 2 * 2 * CLASS_TABLES * CLASS_PIECES),
+        MapSpec("rows", _ARRAY, ROW.size, ROW_BYTES, 2 * 2 * rows_max),
+        MapSpec("peers4", _HASH, 4, PEER.size, room, _NO_PREALLOC),
+        MapSpec("peers6", _HASH, 16, PEER.size, room, _NO_PREALLOC),
+        MapSpec("nets4", _LPM_TRIE, PREFIX_LEN.size + 4, PEER.size, room, _NO_PREALLOC),
+        MapSpec("nets6", _LPM_TRIE, PREFIX_LEN.size + 16, PEER.size, room, _NO_PREALLOC),
+        MapSpec("failsafe", _HASH, FAILSAFE_KEY.size, 4, MAX_FAILSAFE),
+        MapSpec("flows4", _LRU_HASH, FLOW4_KEY.size, FLOW.size, flows_max),
+        MapSpec("flows6", _LRU_HASH, FLOW6_KEY.size, FLOW.size, max(1024, flows_max // 2)),
+        MapSpec("fresh4", _LRU_HASH, FLOW4_KEY.size, FLOW.size, fresh),
+        MapSpec("fresh6", _LRU_HASH, FLOW6_KEY.size, FLOW.size, fresh),
+        MapSpec("fragments", _LRU_HASH, FRAGMENT_KEY.size, 4, MAX_FRAGMENTS),
+        MapSpec("judged", _LRU_HASH, JUDGED_KEY.size, 8, MAX_JUDGED),
+        MapSpec("metrics", _PERCPU_ARRAY, ROW.size, METRIC.size, METRIC_ROWS),
+    )
+
+
+def contract_hash(peers_max: int, rows_max: int, flows_max: int) -> str:
+    """Twelve hex digits that change with any layout or size: the name of a generation of maps."""
+    layouts = (STATE, PORTS_ROW, PEER, FAILSAFE_KEY, FLOW4_KEY, FLOW6_KEY, FLOW, FRAGMENT_KEY, JUDGED_KEY)
+    terms = {
+        "maps": [asdict(spec) for spec in map_specs(peers_max, rows_max, flows_max)],
+        "layouts": [layout.format for layout in layouts],
+        "reasons": sorted(REASONS.items()),
+    }
+    return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def class_slot(half: int, direction: int, table: int) -> int:
+    """Place of a class table's first piece; direction 1 is ingress, 2 is egress."""
+    return ((half * 2 + direction - 1) * CLASS_TABLES + table) * CLASS_PIECES
+
+
+def row_slot(half: int, direction: int, row: int, rows_max: int) -> int:
+    """Place of a row of cells."""
+    return (half * 2 + direction - 1) * rows_max + row

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+
+/*
+ * The host's firewall: what policy says about packets to and from the host itself, on physical devices and
+ * on the tunnel. It stands beside the guard and knows nothing of it: a packet needs both.
+ *
+ * Order: the tunnel's own packets, fragments, ICMP that cannot be judged, flows that are known, failsafe,
+ * policy. A known flow costs one look-up and one comparison; when the generation of the policy is another
+ * than the flow's, it is judged again.
+ */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
+#include <uapi/linux/pkt_cls.h>
+
+#include "lib/contract.h"
+#include "lib/fw_contract.h"
+#include "lib/fw_maps.h"
+#include "lib/parse.h"
+#include "lib/routed.h"
+#include "lib/fw_policy.h"
+#include "lib/fw_flows.h"
+#include "lib/fw_icmp.h"
+#include "lib/fw_older.h"
+
+static __always_inline int wm_fw_count(struct __sk_buff *skb, __u32 direction, __u32 reason, int verdict)
+{
+	__u32 row = WM_METRIC_ROW(reason, direction);
+	struct wm_metric *metric = fw_metrics.lookup(&row);
+
+	if (metric) {
+		metric->packets++;
+		metric->bytes += skb->len;
+	}
+	return verdict;
+}
+
+/* What cannot be judged is dropped once somebody wants packets to be judged. */
+static __always_inline int wm_fw_unless_enforced(struct __sk_buff *skb, __u32 direction, __u32 reason,
+						 const struct wm_fw_state *state)
+{
+	if (!(state->flags & WM_FW_ENFORCE) || (state->flags & WM_FW_AUDIT))
+		return TC_ACT_UNSPEC;
+	return wm_fw_count(skb, direction, reason, TC_ACT_SHOT);
+}
+
+/* WireGuard's packets. Sent ones carry a mark that needs CAP_NET_ADMIN; received ones are its to check. */
+static __always_inline bool wm_fw_is_tunnel(const struct __sk_buff *skb, const struct wm_packet *packet,
+					    __u32 direction)
+{
+	struct wm_fw_ports *ports;
+	__u32 row = 0;
+
+	if (packet->protocol != IPPROTO_UDP)
+		return false;
+	if (direction == WM_EGRESS)
+		return (skb->mark & WM_MARK_MASK) == WM_MARK;
+	if (packet->l4 != WM_L4_PORTS || !packet->dport)
+		return false;
+	ports = fw_ports.lookup(&row);
+	return ports && (packet->dport == ports->ports[0] || packet->dport == ports->ports[1]);
+}
+
+/* Ports of a later fragment from the first one's note; false when there is none. */
+static __always_inline bool wm_fw_reassemble(struct wm_packet *packet)
+{
+	struct wm_fragment_key key = { .id = packet->fragment_id, .protocol = packet->protocol };
+	struct wm_fragment_ports ports = { .source = packet->sport, .dest = packet->dport }, *noted;
+
+	__builtin_memcpy(key.src, packet->src, sizeof(key.src));
+	__builtin_memcpy(key.dst, packet->dst, sizeof(key.dst));
+	if (packet->l4 == WM_L4_PORTS) {
+		fw_fragments.update(&key, &ports);
+		return true;
+	}
+	noted = fw_fragments.lookup(&key);
+	if (!noted)
+		return false;
+	packet->sport = noted->source;
+	packet->dport = noted->dest;
+	packet->l4 = WM_L4_PORTS;
+	return true;
+}
+
+/* Verdict of a flow's cell. */
+static __always_inline int wm_fw_decide(struct __sk_buff *skb, __u32 direction, __u8 cell,
+					const struct wm_fw_state *state)
+{
+	if (cell == WM_CELL_ALLOW || cell == WM_CELL_AUDIT || (state->flags & WM_FW_AUDIT))
+		return TC_ACT_UNSPEC;
+	return wm_fw_count(skb, direction, cell == WM_CELL_DENY ? WM_FW_DENYLIST : WM_FW_POLICY, TC_ACT_SHOT);
+}
+
+/* Look up peer, class and cell for a flow that was opened in this direction. */
+static __always_inline void wm_fw_judge(const struct wm_packet *packet, __u32 seen, struct wm_flow *flow,
+					const struct wm_fw_state *state)
+{
+	const __be32 *remote = seen == WM_INGRESS ? packet->src : packet->dst;
+	/* The port that the flow was opened to: our packet's destination, or its source in an answer. */
+	__be16 port = flow->direction == seen ? packet->dport : packet->sport;
+	struct wm_fw_peer peer = wm_fw_peer(packet->family, remote, state);
+
+	flow->identity = peer.identity;
+	flow->row = peer.row;
+	flow->generation = state->generation;
+	flow->class = wm_fw_class(packet, port, flow->direction, flow->direction != seen, state);
+	flow->state &= ~WM_FLOW_FAILSAFE;
+	if (wm_fw_is_failsafe(packet, port, flow->direction)) {
+		flow->cell = WM_CELL_ALLOW;
+		flow->state |= WM_FLOW_FAILSAFE;
+		return;
+	}
+	flow->cell = wm_fw_cell(peer.row, flow->class, flow->direction, state);
+}
+
+static __always_inline bool wm_fw_passes(const struct wm_flow *flow, const struct wm_fw_state *state)
+{
+	return flow->cell == WM_CELL_ALLOW || flow->cell == WM_CELL_AUDIT || (state->flags & WM_FW_AUDIT);
+}
+
+static __always_inline __u32 wm_fw_reason(const struct wm_flow *flow)
+{
+	if (flow->state & WM_FLOW_FAILSAFE)
+		return WM_FW_FAILSAFE;
+	return flow->cell == WM_CELL_ALLOW ? WM_FW_ALLOWED : WM_FW_AUDITED;
+}
+
+/* A packet of no known flow. */
+static __always_inline int wm_fw_new(struct __sk_buff *skb, struct wm_packet *packet, __u32 direction,
+				     struct wm_flow_name *name, bool keep, const struct wm_fw_state *state)
+{
+	struct wm_flow flow = { .direction = direction };
+
+	if (direction == WM_EGRESS ? skb->ingress_ifindex != 0 : wm_routed_on(skb, packet))
+		return wm_fw_count(skb, direction, WM_FORWARDED, TC_ACT_UNSPEC);
+	wm_fw_judge(packet, direction, &flow, state);
+	if (!wm_fw_passes(&flow, state) && keep && wm_fw_is_older(skb, packet, direction)) {
+		struct wm_flow other = { .direction = direction == WM_INGRESS ? WM_EGRESS : WM_INGRESS };
+
+		wm_fw_judge(packet, direction, &other, state);
+		if (wm_fw_passes(&other, state))
+			flow = other;
+	}
+	wm_fw_judged(flow.row, flow.class, flow.direction, state);
+	if (!wm_fw_passes(&flow, state))
+		return wm_fw_decide(skb, direction, flow.cell, state);
+	if (keep) {
+		bool original = flow.direction == direction;
+
+		flow.packets[original ? 0 : 1] = 1;
+		flow.bytes[original ? 0 : 1] = skb->len;
+		flow.expires = wm_now() + WM_TICKS_FRESH;
+		wm_flow_forget(name); /* only now: what is denied must not end the flow whose name it takes */
+		if (!wm_flow_open(name, &flow))
+			return wm_fw_count(skb, direction, WM_FW_CT_FULL, TC_ACT_SHOT);
+	}
+	return wm_fw_count(skb, direction, wm_fw_reason(&flow), TC_ACT_UNSPEC);
+}
+
+/* A packet of a known flow. */
+static __always_inline int wm_fw_known(struct __sk_buff *skb, const struct wm_packet *packet, __u32 direction,
+				       struct wm_flow_name *name, struct wm_flow *flow, __u32 now,
+				       const struct wm_fw_state *state)
+{
+	bool original = flow->direction == direction;
+
+	if (flow->generation != state->generation) {
+		wm_fw_judge(packet, direction, flow, state);
+		wm_fw_judged(flow->row, flow->class, flow->direction, state);
+	}
+	if (!wm_fw_passes(flow, state))
+		return wm_fw_decide(skb, direction, flow->cell, state);
+	if (original) {
+		flow->packets[0]++;
+		flow->bytes[0] += skb->len;
+	} else {
+		flow->packets[1]++;
+		flow->bytes[1] += skb->len;
+	}
+	if (packet->protocol == IPPROTO_TCP && (packet->tcp_flags & (WM_TCP_FIN | WM_TCP_RST)))
+		flow->state |= WM_FLOW_CLOSING;
+	if (!original && !(flow->state & WM_FLOW_REPLIED)) {
+		flow->state |= WM_FLOW_REPLIED;
+		flow->expires = now + wm_flow_ticks(packet, flow);
+		wm_flow_confirm(name, flow);
+		return TC_ACT_UNSPEC;
+	}
+	flow->expires = now + wm_flow_ticks(packet, flow);
+	return TC_ACT_UNSPEC;
+}
+
+/* A SYN opens a connection, whatever was known under its name: otherwise an old entry would let it in. So does
+ * an echo request that comes the way of the answers. */
+static __always_inline bool wm_fw_reopens(const struct wm_packet *packet, const struct wm_flow *flow,
+					  __u32 direction)
+{
+	if (wm_is_icmp(packet))
+		return wm_icmp_is_request(packet) != (flow->direction == direction);
+	if (packet->protocol != IPPROTO_TCP || (packet->tcp_flags & (WM_TCP_SYN | WM_TCP_ACK)) != WM_TCP_SYN)
+		return false;
+	return flow->direction != direction || (flow->state & (WM_FLOW_CLOSING | WM_FLOW_REPLIED));
+}
+
+/* ICMP: 1 = goes on to flows and policy, else the verdict. Echoes are flows, named by their id. */
+static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_packet *packet, __u32 direction,
+				      bool *keep, const struct wm_fw_state *state)
+{
+	const struct wm_ports *id;
+	struct wm_ports room;
+
+	if (packet->family == WM_AF_INET6 && packet->protocol == IPPROTO_ICMPV6) {
+		enum wm_icmp6_kind kind = wm_icmp6_kind(packet->icmp_type);
+
+		if (kind == WM_ICMP6_PASS)
+			return TC_ACT_UNSPEC;
+		if (kind == WM_ICMP6_FORBID)
+			return wm_fw_unless_enforced(skb, direction, WM_FW_ICMP6, state);
+	} else if (wm_icmp_frag_needed(packet)) {
+		return TC_ACT_UNSPEC;
+	} else if (wm_icmp_is_error(packet) && wm_icmp_related(skb, packet, direction)) {
+		return TC_ACT_UNSPEC;
+	}
+	*keep = wm_icmp_is_request(packet) || wm_icmp_is_answer(packet);
+	if (!*keep)
+		return 1;
+	id = wm_transport(skb, packet->l4_offset + 4, &room);
+	if (!id)
+		return wm_fw_unless_enforced(skb, direction, WM_INVALID, state);
+	packet->sport = packet->dport = id->source;
+	return 1;
+}
+
+static __always_inline int wm_firewall(struct __sk_buff *skb, bool l2, __u32 direction)
+{
+	struct wm_packet packet = {};
+	struct wm_flow_name name = {};
+	struct wm_fw_state *state;
+	struct wm_flow *flow;
+	__u32 row = 0, now;
+	bool keep = true;
+
+	wm_parse_network(skb, l2, &packet);
+	state = fw_state.lookup(&row);
+	if (!packet.family || !state)
+		return TC_ACT_UNSPEC;
+	struct wm_fw_state policy = *state; /* one policy for the whole packet */
+
+	wm_parse_transport(skb, &packet);
+	if (wm_fw_is_tunnel(skb, &packet, direction))
+		return TC_ACT_UNSPEC;
+	if (packet.l4 == WM_L4_BROKEN)
+		return wm_fw_unless_enforced(skb, direction, WM_INVALID, &policy);
+	if (packet.fragmented && wm_has_ports(packet.protocol) && !wm_fw_reassemble(&packet))
+		return wm_fw_unless_enforced(skb, direction, WM_FW_FRAGMENT, &policy);
+	if (packet.l4 == WM_L4_PORTS && packet.protocol == IPPROTO_TCP && !packet.fragmented &&
+	    !wm_parse_tcp(skb, &packet))
+		return wm_fw_unless_enforced(skb, direction, WM_INVALID, &policy);
+	if (packet.l4 == WM_L4_PORTS && wm_is_icmp(&packet)) {
+		int verdict = wm_fw_icmp(skb, &packet, direction, &keep, &policy);
+
+		if (verdict != 1)
+			return verdict;
+	}
+	if (!keep)
+		return wm_fw_new(skb, &packet, direction, &name, false, &policy);
+	wm_flow_name(&packet, direction, &name);
+	now = wm_now();
+	flow = wm_flow_known(&name);
+	if (!flow)
+		flow = wm_flow_fresh(&name);
+	if (flow && (__s32)(flow->expires - now) >= 0 && !wm_fw_reopens(&packet, flow, direction))
+		return wm_fw_known(skb, &packet, direction, &name, flow, now, &policy);
+	/* An answer that nobody asked for is judged by itself and opens nothing. */
+	if (wm_is_icmp(&packet) && !wm_icmp_is_request(&packet))
+		return wm_fw_new(skb, &packet, direction, &name, false, &policy);
+	return wm_fw_new(skb, &packet, direction, &name, true, &policy);
+}
+
+int egress_l2(struct __sk_buff *skb)
+{
+	return wm_firewall(skb, true, WM_EGRESS);
+}
+
+int egress_l3(struct __sk_buff *skb)
+{
+	return wm_firewall(skb, false, WM_EGRESS);
+}
+
+int ingress_l2(struct __sk_buff *skb)
+{
+	return wm_firewall(skb, true, WM_INGRESS);
+}
+
+int ingress_l3(struct __sk_buff *skb)
+{
+	return wm_firewall(skb, false, WM_INGRESS);
+}

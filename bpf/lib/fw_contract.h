@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * The firewall's numbers, keys and values; the agent's copy is agent/wardmesh/datapath/fw_contract.py, and
+ * tests/bpf holds one against the other. WM_FW_ROWS comes from the configuration, by the command line.
+ */
+
+/* Port classes: ports that no rule tells apart share one. A cell is what one class of traffic with one
+ * row of peers meets: two bits, 32 cells to a word. */
+#define WM_FW_CLASSES 1024
+#define WM_FW_CELLS_PER_WORD 32
+#define WM_FW_WORDS (WM_FW_CLASSES / WM_FW_CELLS_PER_WORD)
+
+#define WM_CELL_NO_RULE 0 /* nothing allows it */
+#define WM_CELL_ALLOW 1
+#define WM_CELL_DENY 2  /* a deny rule forbids it */
+#define WM_CELL_AUDIT 3 /* it would be dropped, and is only recorded */
+
+/* Rows that always exist: peers that no entry names. */
+#define WM_ROW_WORLD4 0
+#define WM_ROW_WORLD6 1
+
+/* Places in the last of the four class tables of a direction. */
+#define WM_CLASS_TABLES 4 /* TCP, UDP, SCTP, everything else */
+#define WM_CLASS_ICMP 0
+#define WM_CLASS_ICMP6 256
+#define WM_CLASS_PROTOCOL 512 /* + protocol: no ports, or a fragment whose ports are unknown */
+
+/* Flags of the state. */
+#define WM_FW_AUDIT 1   /* the whole host: record, drop nothing */
+#define WM_FW_NETS4 2   /* the IPv4 prefix trie holds something */
+#define WM_FW_NETS6 4   /* the IPv6 prefix trie holds something */
+#define WM_FW_ENFORCE 8 /* a direction has a default deny, so what cannot be read is dropped */
+
+/* Reasons beyond the guard's. From 130 on they are upstream's (pkg/monitor/api). */
+#define WM_FW_ALLOWED 68   /* a new flow that policy allows */
+#define WM_FW_AUDITED 66   /* a new flow that would have been dropped */
+#define WM_FW_FAILSAFE 67  /* a new flow that the failsafe lets through */
+#define WM_FW_POLICY 133   /* dropped: "Policy denied" */
+#define WM_FW_CT_FULL 155  /* dropped: "CT: Map insertion failed" */
+#define WM_FW_FRAGMENT 157 /* dropped: "Fragmented packet": a later one, whose first was not seen */
+#define WM_FW_ICMP6 176    /* dropped: "Forbidden ICMPv6 message" */
+#define WM_FW_DENYLIST 181 /* dropped: "Policy denied by denylist" */
+
+/* Eight aligned bytes, so that a swap of the policy is one store. The generation's lowest bit says which
+ * half of classes and rows is in force. */
+struct wm_fw_state {
+	__u32 generation;
+	__u32 flags;
+};
+
+struct wm_fw_ports {
+	__be16 ports[2]; /* WireGuard's */
+	__u32 pad;
+};
+
+struct wm_fw_peer {
+	__u32 identity;
+	__u32 row;
+};
+
+/* A piece of a class table: bcc writes code for each element of a value, so the table comes in small ones. */
+#define WM_CLASS_PIECE 64
+#define WM_CLASS_PIECES (65536 / WM_CLASS_PIECE)
+struct wm_fw_classes {
+	__u16 of[WM_CLASS_PIECE];
+};
+
+struct wm_fw_row {
+	__u64 cells[WM_FW_WORDS];
+};
+
+/* Failsafe: new flows of this direction to this port are let through before any policy. */
+struct wm_fw_failsafe_key {
+	__u8 direction;
+	__u8 protocol;
+	__be16 port;
+};
+
+/* A flow, the same key in both directions. */
+struct wm_flow4_key {
+	__be32 remote;
+	__be32 local;
+	__be16 rport;
+	__be16 lport;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct wm_flow6_key {
+	__be32 remote[4];
+	__be32 local[4];
+	__be16 rport;
+	__be16 lport;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+#define WM_FLOW_CLOSING 1
+#define WM_FLOW_REPLIED 2
+#define WM_FLOW_FAILSAFE 4
+
+struct wm_flow {
+	__u64 packets[2]; /* in the direction of the first packet, and in the other */
+	__u64 bytes[2];
+	__u32 generation; /* of the policy that gave the verdict */
+	__u32 identity;   /* of the peer */
+	__u32 row;
+	__u32 expires; /* ticks of 2^30 ns since boot */
+	__u16 class;
+	__u8 direction; /* of the first packet */
+	__u8 cell;
+	__u8 state; /* WM_FLOW_… */
+	__u8 pad[3];
+};
+
+/* Who decides about the later fragments of a datagram: its first one. */
+struct wm_fragment_key {
+	__be32 src[4];
+	__be32 dst[4];
+	__u32 id;
+	__u32 protocol;
+};
+
+struct wm_fragment_ports {
+	__be16 source;
+	__be16 dest;
+};
+
+/* How often a cell decided about a new flow. */
+struct wm_judged_key {
+	__u8 direction;
+	__u8 half;
+	__u16 class;
+	__u32 row;
+};

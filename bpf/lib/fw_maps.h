@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/* As in maps.h: the agent creates and pins every map; the sizes given here are never used. */
+#ifndef WM_MAPS
+#error "WM_MAPS: the folder of the pinned maps must be given"
+#endif
+
+BPF_F_TABLE("array:" WM_MAPS "/state", __u32, struct wm_fw_state, fw_state, 1, 0);
+BPF_F_TABLE("array:" WM_MAPS "/ports", __u32, struct wm_fw_ports, fw_ports, 1, 0);
+BPF_F_TABLE("array:" WM_MAPS "/classes", __u32, struct wm_fw_classes, fw_classes, 1, 0);
+BPF_F_TABLE("array:" WM_MAPS "/rows", __u32, struct wm_fw_row, fw_rows, 1, 0);
+BPF_F_TABLE("hash:" WM_MAPS "/peers4", struct wm_ipcache4_key, struct wm_fw_peer, fw_peers4, 1, 0);
+BPF_F_TABLE("hash:" WM_MAPS "/peers6", struct wm_ipcache6_key, struct wm_fw_peer, fw_peers6, 1, 0);
+BPF_F_TABLE("lpm_trie:" WM_MAPS "/nets4", struct wm_prefix4_key, struct wm_fw_peer, fw_nets4, 1,
+	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("lpm_trie:" WM_MAPS "/nets6", struct wm_prefix6_key, struct wm_fw_peer, fw_nets6, 1,
+	    BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash:" WM_MAPS "/failsafe", struct wm_fw_failsafe_key, __u32, fw_failsafe, 1, 0);
+/* Flows that were answered, and those that were not yet: a flood of the latter never displaces the former. */
+BPF_F_TABLE("lru_hash:" WM_MAPS "/flows4", struct wm_flow4_key, struct wm_flow, fw_flows4, 1, 0);
+BPF_F_TABLE("lru_hash:" WM_MAPS "/flows6", struct wm_flow6_key, struct wm_flow, fw_flows6, 1, 0);
+BPF_F_TABLE("lru_hash:" WM_MAPS "/fresh4", struct wm_flow4_key, struct wm_flow, fw_fresh4, 1, 0);
+BPF_F_TABLE("lru_hash:" WM_MAPS "/fresh6", struct wm_flow6_key, struct wm_flow, fw_fresh6, 1, 0);
+BPF_F_TABLE("lru_hash:" WM_MAPS "/fragments", struct wm_fragment_key, struct wm_fragment_ports, fw_fragments,
+	    1, 0);
+BPF_F_TABLE("lru_hash:" WM_MAPS "/judged", struct wm_judged_key, __u64, fw_judged, 1, 0);
+BPF_F_TABLE("percpu_array:" WM_MAPS "/metrics", __u32, struct wm_metric, fw_metrics, 1, 0);

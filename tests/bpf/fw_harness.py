@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The firewall's real programs under BPF_PROG_TEST_RUN, with policies written as a table of openings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bpf.harness import LISTEN_PORT, PYTHON, bpf_filesystem, context, network
+
+from wardmesh.datapath import bpfsys
+from wardmesh.datapath import fw_contract as fw
+from wardmesh.datapath.contract import DIRECTIONS, EGRESS, INGRESS, Network
+from wardmesh.datapath.firewall import Firewall
+from wardmesh.datapath.fw_tables import Cells, Peer, PolicyTables, class_table, row_of
+
+PASS, DROP = -1, 2
+SELF4, FRIEND4, FOE4, NET4, STRANGER4 = "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.9.8.7", "192.0.2.9"
+SELF6, FRIEND6, FOE6, NET6, STRANGER6 = "fd00::1", "fd00::2", "fd00::3", "fd09::7", "2001:db8::9"
+
+# Classes: 0 anything else, 1 TCP 80, 2 UDP 53, 3 echo, 4 SCTP 3868, 5 port unknown, 6 TCP 1000-2000.
+_TCP = class_table([(80, 80, 1), (1000, 2000, 6)])
+_UDP = class_table([(53, 53, 2)])
+_SCTP = class_table([(3868, 3868, 4)])
+_OTHERS = class_table([(8, 8, 3), (256 + 128, 256 + 128, 3), (512 + 6, 512 + 6, 5), (512 + 17, 512 + 17, 5)])
+CLASSES = (_TCP, _UDP, _SCTP, _OTHERS) * 2
+NOTHING = (0, 0, 0, 0, 0, 0, 0)
+OPEN = (0, 1, 1, 1, 1, 0, 1)  # the friend: web, DNS, ping, diameter, the range
+FORBIDDEN = (2, 2, 2, 2, 2, 2, 2)
+AUDITED = (3, 3, 3, 3, 3, 3, 3)
+
+
+def cells(ingress: tuple[int, ...], egress: tuple[int, ...]) -> Cells:
+    """A row for each direction."""
+    return row_of(ingress), row_of(egress)
+
+
+def tables(peers: Mapping[str, Cells], world: Cells, enforced: bool = True) -> PolicyTables:
+    """A policy from addresses or networks to cells."""
+    named: dict[Network, Peer] = {
+        network(text): Peer(1000 + place, held) for place, (text, held) in enumerate(peers.items())
+    }
+    return PolicyTables(CLASSES, named, world, world, enforced)
+
+
+BOTH = {FRIEND4: cells(OPEN, OPEN), FRIEND6: cells(OPEN, OPEN)}
+POLICY = tables(
+    {
+        **BOTH,
+        FOE4: cells(FORBIDDEN, FORBIDDEN),
+        FOE6: cells(FORBIDDEN, FORBIDDEN),
+        "10.9.0.0/16": cells(OPEN, NOTHING),
+        "fd09::/64": cells(OPEN, NOTHING),
+    },
+    cells(NOTHING, NOTHING),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Passed or dropped, and the reasons that were counted."""
+
+    passed: bool
+    reasons: tuple[str, ...]
+
+
+class FirewallBench:
+    """A loaded firewall with its programs."""
+
+    def __init__(self, firewall: Firewall) -> None:
+        self.firewall = firewall
+        self.programs = {name: bpfsys.obj_get(firewall.folder / name) for name in fw.PROGRAMS}
+
+    def close(self) -> None:
+        """Close the programs."""
+        for fd in self.programs.values():
+            os.close(fd)
+
+    def program(self, direction: int, l2: bool = True) -> int:
+        """Descriptor of a direction's program."""
+        return self.programs[f"{DIRECTIONS[direction]}_{'l2' if l2 else 'l3'}"]
+
+    def passes(
+        self, direction: int, packet: bytes, *, l2: bool = True, mark: int = 0, came_in: int = 0
+    ) -> bool:
+        """One packet."""
+        run = bpfsys.prog_test_run(self.program(direction, l2), packet, context(mark, came_in))
+        assert run.verdict in (PASS, DROP)
+        return run.verdict == PASS
+
+    def run(self, direction: int, packet: bytes) -> Verdict:
+        """One packet, and what was counted."""
+        before = self.firewall.counters()
+        passed = self.passes(direction, packet)
+        after = self.firewall.counters()
+        return Verdict(passed, tuple(name for (name, way) in after if after[name, way] != before[name, way]))
+
+    def forget_flows(self) -> None:
+        """Drop every flow and fragment that is known."""
+        for name, size in (
+            ("flows4", fw.FLOW4_KEY.size),
+            ("fresh4", fw.FLOW4_KEY.size),
+            ("flows6", fw.FLOW6_KEY.size),
+            ("fresh6", fw.FLOW6_KEY.size),
+        ):
+            fd = self.firewall._map(name)
+            bpfsys.map_delete_many(fd, bpfsys.map_items(fd, size, fw.FLOW.size))
+        fd = self.firewall._map("fragments")
+        bpfsys.map_delete_many(fd, bpfsys.map_items(fd, fw.FRAGMENT_KEY.size, 4))
+
+    def flows(self) -> int:
+        """How many flows are known."""
+        return sum(
+            len(bpfsys.map_items(self.firewall._map(name), size, fw.FLOW.size))
+            for name, size in (("flows4", 16), ("fresh4", 16), ("flows6", 40), ("fresh6", 40))
+        )
+
+
+@contextmanager
+def loaded_firewall(root: Path, rows_max: int = 256, flows_max: int = 65536) -> Iterator[FirewallBench]:
+    """A firewall with POLICY, in a bpf file system of its own."""
+    with bpf_filesystem(root) as paths:
+        firewall = Firewall(paths, 4096, rows_max, flows_max, PYTHON)
+        firewall.ensure_loaded()
+        firewall.set_ports(LISTEN_PORT)
+        firewall.set_failsafe({(INGRESS, 6, 22), (EGRESS, 17, 123)})
+        firewall.set_policy(POLICY)
+        bench = FirewallBench(firewall)
+        try:
+            yield bench
+        finally:
+            bench.close()
+            firewall.close()

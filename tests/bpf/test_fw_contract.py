@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's copy of the firewall's contract against the header."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from wardmesh.datapath import fw_contract as fw
+
+HEADER = (Path(__file__).parents[2] / "bpf/lib/fw_contract.h").read_text()
+NUMBERS = {name: int(value) for name, value in re.findall(r"#define (WM_\w+) (\d+)\b(?! \*|<)", HEADER)}
+SIZES = {"__u64": 8, "__u32": 4, "__be32": 4, "__u16": 2, "__be16": 2, "__u8": 1}
+
+
+def size_of(struct: str) -> int:
+    """Bytes of a structure of the header, without padding."""
+    body = re.search(rf"struct {struct} {{(.*?)}};", HEADER, re.S)
+    assert body, struct
+    total = 0
+    for kind, names in re.findall(r"(__\w+) ([\w\[\], ]+);", re.sub(r"/\*.*?\*/", "", body[1], flags=re.S)):
+        for name in names.split(","):
+            count = re.search(r"\[(\w+)\]", name)
+            words = NUMBERS | {"WM_FW_WORDS": fw.WORDS}
+            total += SIZES[kind] * (int(words.get(count[1], 0) or count[1]) if count else 1)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WM_FW_CLASSES", fw.CLASSES),
+        ("WM_FW_CELLS_PER_WORD", fw.CELLS_PER_WORD),
+        ("WM_CELL_NO_RULE", fw.NO_RULE),
+        ("WM_CELL_ALLOW", fw.ALLOW),
+        ("WM_CELL_DENY", fw.DENY),
+        ("WM_CELL_AUDIT", fw.AUDIT),
+        ("WM_ROW_WORLD4", fw.ROW_WORLD4),
+        ("WM_ROW_WORLD6", fw.ROW_WORLD6),
+        ("WM_CLASS_TABLES", fw.CLASS_TABLES),
+        ("WM_CLASS_PIECE", fw.CLASS_PIECE),
+        ("WM_CLASS_ICMP", fw.CLASS_ICMP),
+        ("WM_CLASS_ICMP6", fw.CLASS_ICMP6),
+        ("WM_CLASS_PROTOCOL", fw.CLASS_PROTOCOL),
+        ("WM_FW_AUDIT", fw.STATE_AUDIT),
+        ("WM_FW_NETS4", fw.STATE_NETS4),
+        ("WM_FW_NETS6", fw.STATE_NETS6),
+        ("WM_FW_ENFORCE", fw.STATE_ENFORCE),
+        ("WM_FLOW_CLOSING", fw.FLOW_CLOSING),
+        ("WM_FLOW_REPLIED", fw.FLOW_REPLIED),
+        ("WM_FLOW_FAILSAFE", fw.FLOW_FAILSAFE),
+    ],
+)
+def test_numbers(name: str, value: int) -> None:
+    assert NUMBERS[name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("wm_fw_state", fw.STATE.size),
+        ("wm_fw_ports", fw.PORTS_ROW.size),
+        ("wm_fw_peer", fw.PEER.size),
+        ("wm_fw_classes", fw.PIECE_BYTES),
+        ("wm_fw_row", fw.ROW_BYTES),
+        ("wm_fw_failsafe_key", fw.FAILSAFE_KEY.size),
+        ("wm_flow4_key", fw.FLOW4_KEY.size),
+        ("wm_flow6_key", fw.FLOW6_KEY.size),
+        ("wm_flow", fw.FLOW.size),
+        ("wm_fragment_key", fw.FRAGMENT_KEY.size),
+        ("wm_judged_key", fw.JUDGED_KEY.size),
+    ],
+)
+def test_sizes(name: str, size: int) -> None:
+    assert size_of(name) == size
+
+
+def test_every_reason_has_a_name() -> None:
+    names = ("ALLOWED", "AUDITED", "FAILSAFE", "POLICY", "CT_FULL", "FRAGMENT", "ICMP6", "DENYLIST")
+    assert {NUMBERS[f"WM_FW_{name}"] for name in names} <= set(fw.REASONS)
