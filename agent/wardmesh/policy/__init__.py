@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy language and its engine: pure, no file, no socket (DESIGN §6)."""
