@@ -48,6 +48,7 @@ def add_all(groups: Groups) -> None:
     _add_encryption(_group(groups, "encryption", "encryption between members"))
     _add_fleet(_group(groups, "fleet", "the fleet map"))
     _add_config(_group(groups, "config", "the configuration"))
+    _add_policy(_group(groups, "policy", "policies; these verbs need files, no agent and no root"))
     _add_host(groups)
 
 
@@ -95,6 +96,51 @@ def _add_config(groups: Groups) -> None:
     validate.add_argument("file", nargs="?", type=Path, help="without it /etc/wardmesh/config.yaml")
     get = _add(groups, "get", "local:config_get", "print values of the configuration, defaults included")
     get.add_argument("key", nargs="?", help="dotted path, or the beginning of one; all without it")
+
+
+def _files(made: argparse.ArgumentParser, *, fleet: bool) -> None:
+    made.add_argument("file", nargs="+", type=Path, help="policy files, or folders of them")
+    made.add_argument(
+        "--fleet",
+        type=Path,
+        required=fleet,
+        metavar="FILE",
+        help="the fleet map (wardmesh-fleet.json), or a YAML file with nodes: {name: {ip, labels, ports}}",
+    )
+
+
+def _add_policy(groups: Groups) -> None:
+    validate = _add(groups, "validate", "policy:validate", "check policy files as a whole set")
+    validate.add_argument("file", nargs="+", type=Path, help="policy files, or folders of them")
+    test = _add(groups, "test", "policy:test", "check assertions, or tables of verdicts; 1 on any difference")
+    test.add_argument("file", nargs="*", type=Path, help="policy files, or folders of them")
+    test.add_argument("--fleet", type=Path, metavar="FILE", help="the fleet map, or a YAML file with nodes")
+    test.add_argument(
+        "--tests",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="assertions: tests: [{from, to, port, expect}]",
+    )
+    test.add_argument(
+        "--cases",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a table of verdicts (JSON lines)",
+    )
+    trace = _add(groups, "trace", "policy:trace", "which rule of which file decides about a flow")
+    _files(trace, fleet=True)
+    trace.add_argument("--from", dest="source", required=True, metavar="WHO", help="a member or an address")
+    trace.add_argument("--to", dest="target", required=True, metavar="WHO", help="a member or an address")
+    trace.add_argument("--port", required=True, metavar="PORT", help="5432/tcp, 53/udp, 8/icmp (the type)")
+    diff = _add(groups, "diff", "policy:diff", "which pairs and ports a new set opens or closes")
+    diff.add_argument("old", type=Path, help="file or folder of the old set")
+    diff.add_argument("new", type=Path, help="file or folder of the new set")
+    diff.add_argument("--fleet", type=Path, required=True, metavar="FILE", help="the fleet map, or nodes")
+    _files(_add(groups, "selectors", "policy:selectors", "whom each selector selects"), fleet=True)
 
 
 def _add_host(groups: Groups) -> None:

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Offline verbs of policy: validate, test, trace, diff, selectors. They need files, no agent and no root."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wardmesh.cli.output import emit
+from wardmesh.host.files import read_bytes
+from wardmesh.model.errors import WardmeshError
+from wardmesh.model.fleetmap import Address, parse_fleet_map
+from wardmesh.policy.cases import PROTOCOLS, read_cases
+from wardmesh.policy.documents import PolicySet, parse_text, policy_set
+from wardmesh.policy.engine import Action, Engine
+from wardmesh.policy.fleet import Endpoint, implicit_labels
+from wardmesh.policy.view import compare, endpoints_of, selector_rows
+
+_PORT = re.compile(r"^(?:(?P<port>[a-z0-9-]+)/)?(?P<protocol>tcp|udp|sctp|icmp|icmpv6)$", re.IGNORECASE)
+
+
+def _text(path: Path) -> str:
+    data = read_bytes(path)
+    if data is None:
+        raise WardmeshError("no such file", where=str(path), remedy="name a file that is there")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise WardmeshError(
+            "not UTF-8", where=str(path), why=str(error), remedy="save it as UTF-8"
+        ) from error
+
+
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
+        else:
+            yield path
+
+
+def load(paths: Iterable[Path]) -> PolicySet:
+    """The policies of files and folders, as one set; every broken file is told."""
+    found, problems = [], []
+    for path in _files(paths):
+        try:
+            found += parse_text(_text(path), str(path))
+        except WardmeshError as error:
+            problems.append(error)
+    if len(problems) > 1:
+        raise WardmeshError(
+            f"{len(problems)} files are not valid",
+            why="; ".join(str(error) for error in problems),
+            remedy="correct them; nothing was changed",
+        )
+    if problems:
+        raise problems[0]
+    return policy_set(found)
+
+
+def fleet(path: Path) -> tuple[list[Endpoint], str]:
+    """Endpoints and own cluster, from a fleet map or from a short list of nodes in YAML."""
+    text = _text(path)
+    if text.lstrip().startswith('{"') and '"digest"' in text:
+        held = parse_fleet_map(text.encode(), str(path))
+        return endpoints_of(held), held.cluster.name
+    return _nodes(text, str(path))
+
+
+def _nodes(text: str, source: str) -> tuple[list[Endpoint], str]:
+    try:
+        data = yaml.safe_load(text)
+        cluster = str(data.get("cluster", "default"))
+        made = [
+            Endpoint(
+                name,
+                str(node.get("cluster", cluster)),
+                implicit_labels(node.get("labels") or {}, str(node.get("cluster", cluster)), name),
+                tuple(ipaddress.ip_address(item) for item in _addresses(node)),
+                dict(node.get("ports") or {}),
+            )
+            for name, node in data["nodes"].items()
+        ]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WardmeshError(
+            "not a list of nodes",
+            where=source,
+            why=f"{type(error).__name__}: {error}",
+            remedy="write nodes: {web1: {ip: 10.0.0.1, labels: {app: web}}}, or name a fleet map",
+        ) from error
+    return made, cluster
+
+
+def _addresses(node: dict[str, Any]) -> list[str]:
+    return list(node["addresses"]) if "addresses" in node else [node["ip"]]
+
+
+def _engine(args: argparse.Namespace) -> Engine:
+    endpoints, cluster = fleet(args.fleet)
+    return Engine(load(args.file), endpoints, cluster)
+
+
+# --- validate ---
+
+
+def validate(args: argparse.Namespace) -> int:
+    """Check files as a whole set; features of later versions are told."""
+    held = load(args.file)
+    later = [f"{policy.source}: {text}" for policy in held.policies for text in policy.later]
+    rows = [{"file": policy.source, "kind": policy.kind, "name": policy.name} for policy in held.policies]
+    words = [f"{text}: not enforced in this version; apply refuses it" for text in later]
+    words.append(f"{len(rows)} policies, {len(held.groups)} CIDR groups: valid")
+    document = {"valid": True, "policies": rows, "notEnforced": later}
+    return emit(args, document, "\n".join(words))
+
+
+# --- test ---
+
+
+def test(args: argparse.Namespace) -> int:
+    """Run tables of cases, or an operator's assertions; exit status 1 on any difference."""
+    if args.cases:
+        return _test_cases(args)
+    if not args.fleet:
+        raise WardmeshError("whose policy?", remedy="name the nodes or the map with --fleet, or use --cases")
+    policies = [path for path in args.file if path not in args.tests]
+    engine = Engine(load(policies), *fleet(args.fleet))
+    failed, count = [], 0
+    for path in args.tests:
+        for number, item in enumerate(_assertions(path), 1):
+            count += 1
+            said = _check(engine, item, f"{path}: assertion {number}")
+            failed += [said] if said else []
+    words = [*failed, f"{count - len(failed)} of {count} assertions hold"]
+    emit(args, {"assertions": count, "failed": failed}, "\n".join(words))
+    return 1 if failed else 0
+
+
+def _test_cases(args: argparse.Namespace) -> int:
+    cases = verdicts = 0
+    differences = []
+    for path in args.cases:
+        for case in read_cases(_text(path), str(path)):
+            cases += 1
+            verdicts += 2 * len(case.queries)
+            differences += [str(item) for item in case.differences()]
+    words = [*differences, f"{cases} cases, {verdicts} verdicts, {len(differences)} differences"]
+    document = {"cases": cases, "verdicts": verdicts, "differences": differences}
+    emit(args, document, "\n".join(words))
+    return 1 if differences else 0
+
+
+def _assertions(path: Path) -> list[dict[str, Any]]:
+    try:
+        data = yaml.safe_load(_text(path))
+        return [dict(item) for item in (data["tests"] if isinstance(data, dict) else data)]
+    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        raise WardmeshError(
+            "not a list of assertions",
+            where=str(path),
+            why=str(error).splitlines()[0],
+            remedy="write tests: [{from: web1, to: db1, port: 5432/tcp, expect: allowed}]",
+        ) from error
+
+
+def _check(engine: Engine, item: dict[str, Any], where: str) -> str:
+    missing = [key for key in ("from", "to", "port", "expect") if key not in item]
+    if missing or item.get("expect") not in ("allowed", "denied"):
+        raise WardmeshError(
+            f"an assertion needs from, to, port and expect ({', '.join(missing) or 'allowed or denied'})",
+            where=where,
+            remedy="write {from: web1, to: db1, port: 5432/tcp, expect: allowed}",
+        )
+    answer = judge(engine, str(item["from"]), str(item["to"]), str(item["port"]))
+    if answer["verdict"] == item["expect"]:
+        return ""
+    flow = f"{item['from']} -> {item['to']} {item['port']}"
+    return f"{where}: {flow}: expected {item['expect']}, found {answer['verdict']} ({answer['why']})"
+
+
+# --- trace ---
+
+
+def trace(args: argparse.Namespace) -> int:
+    """Which rule of which file decides about a flow, on both sides, or why none does."""
+    answer = judge(_engine(args), args.source, args.target, args.port)
+    words = [f"egress of {args.source}: {answer['egress']}", f"ingress of {args.target}: {answer['ingress']}"]
+    return emit(args, answer, "\n".join([*words, f"verdict: {answer['verdict']}"]))
+
+
+def judge(engine: Engine, source: str, target: str, port: str) -> dict[str, Any]:
+    """The verdict of both sides for a flow, in words."""
+    number, protocol = _parse_port(port)
+    sides = []
+    for own, peer, ingress in ((source, target, False), (target, source, True)):
+        sides.append(_side(engine, own, peer, protocol, number, ingress))
+    verdict = "allowed" if all(side[0] for side in sides) else "denied"
+    why = next((text for good, text in sides if not good), sides[-1][1])
+    return {"verdict": verdict, "egress": sides[0][1], "ingress": sides[1][1], "why": why}
+
+
+def _side(engine: Engine, own: str, peer: str, protocol: int, port: int, ingress: bool) -> tuple[bool, str]:
+    subject = engine.endpoints.get(own)
+    if subject is None:
+        _address(engine, own)
+        return True, "allowed: not a member, it has no policy of ours"
+    direction = engine.direction(subject, ingress)
+    place = engine.universe.place_of(_address(engine, peer))
+    action, grant = direction.decide(place, protocol, port)
+    good = action in (Action.ALLOW, Action.AUDIT)
+    word = {Action.ALLOW: "allowed", Action.AUDIT: "allowed (audit)"}.get(action, "denied")
+    if grant is not None:
+        return good, f"{word} by {grant.name}"
+    if not direction.enforced:
+        return good, f"{word}: no rule switches to default deny, and none forbids it"
+    return (
+        good,
+        f"{word}: default deny, and none of {len(direction.grants)} rule items that speak to it allows it",
+    )
+
+
+def _address(engine: Engine, name: str) -> Address:
+    known = engine.endpoints.get(name)
+    if known is not None:
+        return known.addresses[0]
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError as error:
+        raise WardmeshError(
+            "neither a member nor an address", where=name, remedy=f"members: {', '.join(engine.endpoints)}"
+        ) from error
+
+
+def _parse_port(text: str) -> tuple[int, int]:
+    found = _PORT.match(text) or _PORT.match(f"{text}/tcp")
+    port = found["port"] if found else None
+    if not found or not (port or "").isdigit() or int(port or 0) > 65535:
+        raise WardmeshError("not a port", where=text, remedy="write 5432/tcp, 53/udp or 8/icmp (the type)")
+    name = "ICMPv6" if found["protocol"].lower() == "icmpv6" else found["protocol"].upper()
+    return int(port or 0), PROTOCOLS[name]
+
+
+# --- diff, selectors ---
+
+
+def diff(args: argparse.Namespace) -> int:
+    """Which pairs and ports a new set opens or closes; exit status 1 when it changes anything."""
+    endpoints, cluster = fleet(args.fleet)
+    rows = compare(load([args.old]), load([args.new]), endpoints, cluster)
+    words = [f"{row['change']:6} {row['from']} -> {row['to']} {row['ports']}" for row in rows]
+    emit(args, {"changes": rows}, "\n".join(words or ["no pair of members and no port changes"]))
+    return 1 if rows else 0
+
+
+def selectors(args: argparse.Namespace) -> int:
+    """Whom each selector selects; a rule that selects nobody is told."""
+    rows, warnings = selector_rows(_engine(args))
+    words = [f"{row['where']}: {row['selector']}: {', '.join(row['selects']) or 'nobody'}" for row in rows]
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return emit(args, {"selectors": rows, "warnings": warnings}, "\n".join(words))
