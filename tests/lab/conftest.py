@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One fleet for all lab tests of a run: three containers, rolled out once."""
+"""One fleet for all lab tests of a run, rolled out once: the same tests on containers and on machines.
+
+A test runs on both kinds of host unless it is marked `container` or `vm`; `-m vm` picks the machines.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ import pytest
 from lab import Lab
 
 ROOT = Path(__file__).parents[2]
+HOSTS = {"container": 3, "vm": 2}  # emulated machines take a core each, and two are what a small one has
+PLAY_SECONDS = {"container": 240, "vm": 900}  # limits; an emulated machine takes four minutes for the first
 
 
 @dataclass
@@ -24,6 +29,8 @@ class Fleet:
     folder: Path
     output: str = ""
     collections: Path = ROOT / ".dev"
+    predicted: set[tuple[str, str]] = field(default_factory=set)
+    snapshots: dict[str, str] = field(default_factory=dict)
 
     def play(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A playbook by its name here, by its path, or by its collection's name."""
@@ -41,7 +48,7 @@ class Fleet:
             [str(program), "-i", str(inventory), playbook, *arguments],
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=PLAY_SECONDS[self.lab.kind],
             check=False,
             cwd=self.folder,
             env=environment,
@@ -73,9 +80,25 @@ def changed_tasks(done: subprocess.CompletedProcess[str]) -> set[tuple[str, str]
     return found
 
 
+def kinds_for(marks: set[str]) -> list[object]:
+    """The kinds of host that a test with these marks runs on, as pytest's parameters."""
+    wanted = marks & set(HOSTS) or set(HOSTS)
+    return [pytest.param(kind, marks=getattr(pytest.mark, kind)) for kind in HOSTS if kind in wanted]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that asks for a fleet or a kind of host, once for each kind."""
+    kinds = kinds_for({mark.name for mark in metafunc.definition.iter_markers()})
+    if "fleet" in metafunc.fixturenames:
+        metafunc.parametrize("fleet", kinds, indirect=True, scope="session")
+    elif "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", kinds)
+
+
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Three hosts before any rollout."""
-    made = Fleet(Lab.up(3, "test"), tmp_path_factory.mktemp("inventory"))
+def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Hosts of one kind before any rollout."""
+    kind = request.param
+    made = Fleet(Lab.up(HOSTS[kind], f"test-{kind}", kind), tmp_path_factory.mktemp("inventory"))
     yield made
     made.lab.down()

@@ -29,6 +29,8 @@ SUITES = (
     Suite("netns", "tests/netns", 600),
     Suite("conformance", "tests/conformance", 600),
     Suite("lab", "tests/lab", 1500, marks="not vm"),
+    # Emulated processors: eight minutes on two cores, which other parts use too.
+    Suite("vm", "tests/lab", 1800, marks="vm"),
 )
 
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: up 3 | ssh 1 [CMD] | down | list | inventory FILE | capture FILE SECONDS | deps."""
+"""Command line: up 3 [--kind vm] | ssh 1 [CMD] | down | list |
+inventory FILE | capture FILE SECONDS | deps.
+
+Kinds of host: container (systemd-nspawn, this machine's kernel) and vm (QEMU, Debian's kernel).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import time
 from pathlib import Path
 
 from lab.image import cache_dir
-from lab.lab import Lab
+from lab.lab import STARTERS, Lab
 
 DEPENDENCIES = {
     "mmdebstrap": "mmdebstrap",
@@ -19,6 +23,9 @@ DEPENDENCIES = {
     "ip": "iproute2",
     "tcpdump": "tcpdump",
     "ssh": "openssh-client",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "mke2fs": "e2fsprogs",
 }
 
 
@@ -35,7 +42,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="lab", description=__doc__)
     parser.add_argument("--name", default="lab", help="name of the lab; several may stand side by side")
     sub = parser.add_subparsers(dest="command", required=True)
-    sub.add_parser("up").add_argument("count", type=int)
+    up = sub.add_parser("up")
+    up.add_argument("count", type=int)
+    up.add_argument("--kind", choices=sorted(STARTERS), default="container")
     ssh = sub.add_parser("ssh")
     ssh.add_argument("index", type=int)
     ssh.add_argument("words", nargs=argparse.REMAINDER)
@@ -55,7 +64,7 @@ def main() -> int:
         return 0
     if args.command == "up":
         start = time.monotonic()
-        lab = Lab.up(args.count, args.name)
+        lab = Lab.up(args.count, args.name, args.kind)
         print(
             f"{len(lab.hosts)} hosts in {time.monotonic() - start:.1f} s; "
             f"python3 -m lab --name {lab.name} ssh 1"

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lab import containers
+from lab import containers, machines
 from lab.containers import sh
 from lab.host import Host
 from lab.image import cache_dir, image
 
 PROXY = "ip netns exec {ns} bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3; kill $!'"
+STARTERS = {"container": containers.start, "vm": machines.start}
+BOOT_SECONDS = {"container": 60.0, "vm": machines.BOOT_SECONDS}
 
 
 class Lab:
@@ -25,6 +27,12 @@ class Lab:
         self.state = cache_dir() / "labs" / name
         self.bridge_ns = f"wl-{name}"
         self.image = image()
+
+    @property
+    def kind(self) -> str:
+        """What its hosts are: container or vm."""
+        note = self.state / "kind"
+        return note.read_text() if note.exists() else "container"
 
     @property
     def hosts(self) -> list[Host]:
@@ -55,11 +63,14 @@ class Lab:
         ]
 
     @classmethod
-    def up(cls, count: int, name: str = "lab") -> Lab:
+    def up(cls, count: int, name: str = "lab", kind: str = "container") -> Lab:
         """Bring up hosts 1..count; leftovers of an earlier lab of this name are removed first."""
+        if kind not in STARTERS:
+            raise ValueError(f"no such kind of host: {kind}")
         lab = cls(name)
         lab.down()
         lab.state.mkdir(parents=True)
+        (lab.state / "kind").write_text(kind)
         ns = lab.bridge_ns
         sh("ip", "netns", "add", ns)
         sh("ip", "-n", ns, "link", "set", "lo", "up")
@@ -73,18 +84,18 @@ class Lab:
     def add(self, numbers: range) -> list[Host]:
         """Start more hosts and wait until they answer."""
         for index in numbers:
-            containers.start(self.image, self.state, self.name, index, self.bridge_ns)
+            STARTERS[self.kind](self.image, self.state, self.name, index, self.bridge_ns)
         made = [self._host(index) for index in numbers]
         for host in made:
             self.wait(host)
         return made
 
-    def wait(self, host: Host, seconds: float = 60) -> None:
-        """Until SSH answers."""
-        deadline = time.monotonic() + seconds
+    def wait(self, host: Host, command: str = "true") -> None:
+        """Until SSH answers and the command succeeds."""
+        deadline = time.monotonic() + BOOT_SECONDS[self.kind]
         while time.monotonic() < deadline:
             try:
-                if host.run("true", check=False, timeout=10).returncode == 0:
+                if host.run(command, check=False, timeout=10).returncode == 0:
                     return
             except subprocess.TimeoutExpired:
                 continue
@@ -94,10 +105,21 @@ class Lab:
             f"{host.name} does not answer; {log}:\n{log.read_text()[-2000:] if log.exists() else ''}"
         )
 
+    def reboot(self, host: Host) -> None:
+        """An orderly restart, awaited; the disk stays, everything in memory goes."""
+        host.run("touch /run/lab-before-reboot")
+        with contextlib.suppress(subprocess.TimeoutExpired):  # sshd may go without a word
+            host.run("systemctl reboot", check=False, timeout=10)
+        self.wait(host, "test ! -e /run/lab-before-reboot")
+
     def power_off(self, host: Host) -> None:
         """Take a host away, as pulling its plug would."""
-        containers.destroy(self.state, self.name, host.index)
+        self._destroy(host.index)
         sh("ip", "-n", self.bridge_ns, "link", "del", f"p{host.index}", check=False)
+
+    def _destroy(self, index: int) -> None:
+        machines.destroy(self.state, index, self.bridge_ns)
+        containers.destroy(self.state, self.name, index)
 
     def down(self) -> None:
         """Remove everything of this lab, also what a killed run left."""
@@ -108,7 +130,7 @@ class Lab:
             if line.startswith(prefix) and tail.isdigit():
                 numbers.add(int(tail))
         for index in sorted(numbers):
-            containers.destroy(self.state, self.name, index)
+            self._destroy(index)
         sh("ip", "netns", "del", self.bridge_ns, check=False)
         sh("rm", "-rf", "--one-file-system", str(self.state))
 

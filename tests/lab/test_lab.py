@@ -17,15 +17,15 @@ NAME = "selftest"
 def leftovers() -> str:
     parts = [
         subprocess.run(argv, capture_output=True, text=True, check=False).stdout
-        for argv in (["ip", "netns", "list"], ["cat", "/proc/mounts"], ["ps", "-eo", "args"])
+        for argv in (["ip", "netns", "list"], ["cat", "/proc/mounts"], ["ps", "-ewwo", "args"])
     ]
     return "\n".join(
         line for part in parts for line in part.splitlines() if f"wl-{NAME}" in line or f"labs/{NAME}" in line
     )
 
 
-def test_hosts_see_each_other_and_the_capture_sees_both_directions(tmp_path: Path) -> None:
-    lab = Lab.up(2, NAME)
+def test_hosts_see_each_other_and_the_capture_sees_both_directions(kind: str, tmp_path: Path) -> None:
+    lab = Lab.up(2, NAME, kind)
     try:
         one, two = lab.hosts
         assert one.run("systemctl is-system-running --wait || true").stdout.strip() in ("running", "degraded")
@@ -38,16 +38,17 @@ def test_hosts_see_each_other_and_the_capture_sees_both_directions(tmp_path: Pat
     assert not leftovers()
 
 
-def test_a_lab_that_was_killed_half_way_is_cleaned_up() -> None:
+def test_a_lab_that_was_killed_half_way_is_cleaned_up(kind: str) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "lab", "--name", NAME, "up", "3"],
+        [sys.executable, "-m", "lab", "--name", NAME, "up", "3", "--kind", kind],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parent,
     )
-    deadline = time.monotonic() + 20
-    while f"labs/{NAME}/2/root" not in Path("/proc/mounts").read_text() and time.monotonic() < deadline:
+    # An overlay that is mounted, or a machine's process; images may have to be built before.
+    deadline = time.monotonic() + 300
+    while f"labs/{NAME}/2" not in leftovers() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.wait()
