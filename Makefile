@@ -29,7 +29,7 @@ demo: dev ## From nothing to an encrypted fleet of three lab hosts, with proof; 
 	@$(RUN) PYTHONPATH=tests/lab $(PYTHON) tools/demo.py $(if $(KEEP),--keep)
 
 bench: dev ## Run the benchmarks and write docs/benchmarks.md
-	@$(RUN) PYTHONPATH=tests/bench:tests/lab:agent $(PYTHON) -m bench
+	@$(RUN) PYTHONPATH=tests/bench:tests/lab:agent $(PYTHON) -m bench $(PART)
 
 molecule: dev ## Run a Molecule scenario: SCENARIO=default
 	@$(RUN) MOLECULE_GLOB='molecule/*/molecule.yml' .venv/bin/molecule test -s $(SCENARIO)
