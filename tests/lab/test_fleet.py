@@ -45,7 +45,7 @@ ExecStart=sh -c "ping -q -i 0.05 10.99.0.1 & exec ping -q -i 0.05 fd99::1"
 WantedBy=multi-user.target
 """
 SNAPSHOT = (
-    "ip -br link | awk '{print $1}'; ip rule; ip -6 rule; "
+    "ls /sys/class/net; ip rule; ip -6 rule; "
     "ip route show table all | grep -v 'proto ra'; ip -6 route show table all | grep -v expires; "
     "tc qdisc show; tc filter show dev host0 ingress; tc filter show dev host0 egress; ls /sys/fs/bpf; "
     "ls /etc/systemd/system /etc /usr/local/bin /usr/local/lib /var/lib /run | grep -i wardmesh; "

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from lab import Lab
 from lab.pcap import read
 
@@ -24,6 +26,7 @@ def leftovers() -> str:
     )
 
 
+@pytest.mark.container  # of machines, test_fleet.py shows the same before its first rollout
 def test_hosts_see_each_other_and_the_capture_sees_both_directions(kind: str, tmp_path: Path) -> None:
     lab = Lab.up(2, NAME, kind)
     try:
