@@ -21,7 +21,7 @@ from wardmesh.model.errors import WardmeshError
 GROUP = "wardmesh"
 Body = Mapping[str, Any]
 Routes = Mapping["tuple[str, str]", Callable[[Body], Mapping[str, Any]]]
-_LONGEST_BODY = 1 << 16
+_LONGEST_BODY = 8 << 20  # a whole set of policies
 
 
 class _Listener(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):

@@ -26,7 +26,8 @@ from wardmesh.policy.view import compare, endpoints_of, selector_rows
 _PORT = re.compile(r"^(?:(?P<port>[a-z0-9-]+)/)?(?P<protocol>tcp|udp|sctp|icmp|icmpv6)$", re.IGNORECASE)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """A file's text; an error of ours where it is gone or not UTF-8."""
     data = read_bytes(path)
     if data is None:
         raise WardmeshError("no such file", where=str(path), remedy="name a file that is there")
@@ -38,7 +39,8 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _files(paths: Iterable[Path]) -> Iterator[Path]:
+def policy_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Files as they are named, and the YAML files of folders."""
     for path in paths:
         if path.is_dir():
             yield from sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
@@ -49,9 +51,9 @@ def _files(paths: Iterable[Path]) -> Iterator[Path]:
 def load(paths: Iterable[Path]) -> PolicySet:
     """The policies of files and folders, as one set; every broken file is told."""
     found, problems = [], []
-    for path in _files(paths):
+    for path in policy_files(paths):
         try:
-            found += parse_text(_text(path), str(path))
+            found += parse_text(text_of(path), str(path))
         except WardmeshError as error:
             problems.append(error)
     if len(problems) > 1:
@@ -67,7 +69,7 @@ def load(paths: Iterable[Path]) -> PolicySet:
 
 def fleet(path: Path) -> tuple[list[Endpoint], str]:
     """Endpoints and own cluster, from a fleet map or from a short list of nodes in YAML."""
-    text = _text(path)
+    text = text_of(path)
     if text.lstrip().startswith('{"') and '"digest"' in text:
         held = parse_fleet_map(text.encode(), str(path))
         return endpoints_of(held), held.cluster.name
@@ -147,7 +149,7 @@ def _test_cases(args: argparse.Namespace) -> int:
     cases = verdicts = 0
     differences = []
     for path in args.cases:
-        for case in read_cases(_text(path), str(path)):
+        for case in read_cases(text_of(path), str(path)):
             cases += 1
             verdicts += 2 * len(case.queries)
             differences += [str(item) for item in case.differences()]
@@ -159,7 +161,7 @@ def _test_cases(args: argparse.Namespace) -> int:
 
 def _assertions(path: Path) -> list[dict[str, Any]]:
     try:
-        data = yaml.safe_load(_text(path))
+        data = yaml.safe_load(text_of(path))
         return [dict(item) for item in (data["tests"] if isinstance(data, dict) else data)]
     except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise WardmeshError(

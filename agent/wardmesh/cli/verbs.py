@@ -48,7 +48,7 @@ def add_all(groups: Groups) -> None:
     _add_encryption(_group(groups, "encryption", "encryption between members"))
     _add_fleet(_group(groups, "fleet", "the fleet map"))
     _add_config(_group(groups, "config", "the configuration"))
-    _add_policy(_group(groups, "policy", "policies; these verbs need files, no agent and no root"))
+    _add_policy(_group(groups, "policy", "policies"))
     _add_host(groups)
 
 
@@ -140,7 +140,27 @@ def _add_policy(groups: Groups) -> None:
     diff.add_argument("old", type=Path, help="file or folder of the old set")
     diff.add_argument("new", type=Path, help="file or folder of the new set")
     diff.add_argument("--fleet", type=Path, required=True, metavar="FILE", help="the fleet map, or nodes")
+    _add_enforce(groups)
     _files(_add(groups, "selectors", "policy:selectors", "whom each selector selects"), fleet=True)
+
+
+def _add_enforce(groups: Groups) -> None:
+    apply = _add(groups, "apply", "enforce:apply", "check the whole set with these files, put it in force")
+    apply.add_argument("file", nargs="+", type=Path, help="policy files, or folders of them")
+    apply.add_argument("--replace", action="store_true", help="these files are the whole set")
+    apply.add_argument(
+        "--confirm-within",
+        type=float,
+        metavar="SECONDS",
+        help="on trial: the set before comes back unless it is confirmed in time",
+    )
+    _dry_run(apply)
+    _add(groups, "confirm", "enforce:confirm", "keep the policies that are on trial")
+    _add(groups, "get", "enforce:get", "the policies in force, and their revision")
+    delete = _add(groups, "delete", "enforce:delete", "remove policies by name or file")
+    delete.add_argument("name", nargs="*", help="name of a policy, or of its file")
+    delete.add_argument("--all", action="store_true", help="remove every policy")
+    _dry_run(delete)
 
 
 def _add_host(groups: Groups) -> None:

@@ -4,10 +4,15 @@ goes out or comes in plain until the agent runs. There is no tunnel yet; sealed 
 
 from __future__ import annotations
 
+import time
+
 from wardmesh.daemon import desired
 from wardmesh.daemon.cleanup import remove_everything
-from wardmesh.daemon.inputs import had_mesh, load_last_good
+from wardmesh.daemon.desired import Mesh
+from wardmesh.daemon.firewalling import Firewalling
+from wardmesh.daemon.inputs import Inputs, had_mesh, load_last_good
 from wardmesh.daemon.machine import HostMachine
+from wardmesh.daemon.stages import Stages
 from wardmesh.daemon.state import STRICT, ModeState, load_state
 from wardmesh.host.lock import AgentLock
 from wardmesh.host.paths import Paths
@@ -46,4 +51,17 @@ def _guard(paths: Paths) -> list[str]:
     lines += guard.attach(machine.before_network(config.devices))
     lines.append(f"mode {state.mode}, {len(state.sealed)} of {len(mesh.others)} members sealed")
     guard.close()
+    return lines + _firewall(machine, mesh, inputs)
+
+
+def _firewall(machine: HostMachine, mesh: Mesh, inputs: Inputs) -> list[str]:
+    """The last good policies on the same devices; the tunnel's is there only after the agent made it."""
+    if not inputs.config.firewall.enabled:
+        return []
+    stages = Stages(time.monotonic)
+    stages.patient = False  # an error here is the unit's failure
+    firewalling = Firewalling(machine, stages)
+    firewalling.configure(inputs.config)
+    lines = firewalling.run(mesh, inputs, machine.before_network(inputs.config.devices))
+    firewalling.release()
     return lines

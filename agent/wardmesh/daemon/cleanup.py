@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 
 from wardmesh.datapath.contract import DIRECTIONS
+from wardmesh.datapath.firewall import Firewall
 from wardmesh.datapath.guard import Guard
 from wardmesh.datapath.tc import Tc
 from wardmesh.host.files import read_bytes
@@ -52,6 +53,7 @@ def remove_everything(paths: Paths) -> list[str]:
         Routing().teardown,
         lambda: _remove_interface(KernelBackend()),
         lambda: _remove_interface(UserspaceBackend()),
+        lambda: _remove_firewall(paths),
         Guard(paths, 0, 16).teardown,
         Sysctls(paths.sysctls).restore,
     ]
@@ -67,6 +69,10 @@ def remove_everything(paths: Paths) -> list[str]:
             "not everything could be removed", why="; ".join(errors), remedy="run it again as root"
         )
     return removed
+
+
+def _remove_firewall(paths: Paths) -> list[str]:
+    return Firewall(paths, 16, 16, 1024).teardown()
 
 
 def _remove_interface(backend: Backend) -> list[str]:

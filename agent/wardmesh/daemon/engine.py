@@ -19,17 +19,20 @@ from contextlib import suppress
 
 from wardmesh.daemon import desired
 from wardmesh.daemon.desired import Mesh
+from wardmesh.daemon.firewalling import Firewalling
 from wardmesh.daemon.guarding import Guarding
 from wardmesh.daemon.inputs import Inputs, had_mesh, load_or_last_good, load_successor, remember
 from wardmesh.daemon.log import LOG
 from wardmesh.daemon.machine import Machine, Sight, TunnelLike
 from wardmesh.daemon.stages import Memo, Stages
 from wardmesh.daemon.state import STRICT, ModeState, load_state, save_state
+from wardmesh.datapath.attachment import Device
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 from wardmesh.wireguard.events import ADDRESS, LINK, LOST, ROUTE
 from wardmesh.wireguard.keys import public_of
 from wardmesh.wireguard.liveness import DOWN, PENDING, UP, Liveness
+from wardmesh.wireguard.mark import INTERFACE
 from wardmesh.wireguard.routes import RoutingDesired, addresses_to_look_up, desired_routes, desired_rules
 from wardmesh.wireguard.tunnel import TunnelDesired
 
@@ -58,6 +61,7 @@ class Engine:
         self._clock, self._wall = clock, wall
         self.stages = Stages(clock)
         self.guarding = Guarding(machine, self.stages, clock)
+        self.firewalling = Firewalling(machine, self.stages)
         self.liveness = Liveness()
         self.tunnel: TunnelLike | None = None
         self.sight: Sight | None = None
@@ -98,6 +102,7 @@ class Engine:
             self.tunnel = None
         self.inputs = new
         self.guarding.configure(new.config)
+        self.firewalling.configure(new.config)
         self._relook_at = 0.0
         self._eager_until = self._clock() + EAGER_FOR
         self.stages.restart()
@@ -157,13 +162,19 @@ class Engine:
         if sight is None:
             return []
         lines = self.guarding.run(mesh, self.inputs.config, self.effective(), sight)
+        lines += self.firewalling.before_tunnel(mesh, self.inputs, sight.devices)
         lines += self._keep_tunnel(mesh, sight)
+        lines += self.firewalling.run(mesh, self.inputs, (*sight.devices, *self._tunnel_device()))
         if self.tunnel is None or "wireguard" in self.stages.problems:
             return lines
         if self._observe(mesh, self.tunnel):
             lines += self.guarding.run(mesh, self.inputs.config, self.effective(), sight)
         lines += self.stages.run("sysctls", sight.names, lambda: self._machine.sysctls(sight.names))
         return lines + self._keep_routes(mesh, sight, self.tunnel.state.ifindex)
+
+    def _tunnel_device(self) -> tuple[Device, ...]:
+        ifindex = self.tunnel.state.ifindex if self.tunnel is not None else 0
+        return ((ifindex, INTERFACE, False),) if ifindex else ()
 
     def _nothing_to_build(self) -> list[str]:
         """Without a map nothing is touched; when encryption is switched off, what was built goes, once."""
@@ -174,6 +185,7 @@ class Engine:
         self.tunnel = None
         self.liveness = Liveness()
         self.guarding.release()
+        self.firewalling.release()
         lines = self.stages.run("removal", None, self._machine.teardown)
         if "removal" not in self.stages.problems:
             self._off = self.inputs
@@ -308,6 +320,11 @@ class Engine:
         return bool(proven and self.stages.run(STATE, proven, act))
 
     # --- new inputs ---
+
+    def put_in_force(self, inputs: Inputs) -> list[str]:
+        """Take over inputs that were checked already, without remembering them as good."""
+        self._install(inputs)
+        return self.reconcile()
 
     def reload(self) -> list[str]:
         """Take in the files of /etc; on an error everything stays as it is, and the error is raised.

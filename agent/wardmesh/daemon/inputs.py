@@ -23,7 +23,11 @@ from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap, Member, check_succession, parse_fleet_map
+from wardmesh.policy.documents import PolicySet
+from wardmesh.policy.files import parse_policies, policy_digest
 from wardmesh.wireguard.keys import load_private, public_of
+
+NO_POLICIES = PolicySet()
 
 
 @dataclass(frozen=True)
@@ -35,28 +39,34 @@ class Inputs:
     mesh: Mesh | None
     config_bytes: bytes
     fleet_bytes: bytes | None
+    policies: PolicySet = NO_POLICIES
+    policy_files: tuple[tuple[str, str], ...] = ()
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of the files in force."""
         return {
             "config": hashlib.sha256(self.config_bytes).hexdigest(),
             "fleet": hashlib.sha256(self.fleet_bytes or b"").hexdigest(),
+            "policies": policy_digest(self.policy_files),
         }
 
 
-def load_inputs(paths: Paths, config: Path, fleet: Path, own_name: str = "") -> Inputs:
-    """Read and check both files; a missing configuration is the default one, a missing map is no map.
+def load_inputs(paths: Paths, config: Path, fleet: Path, policies: Path, own_name: str = "") -> Inputs:
+    """Read and check all files; a missing configuration is the default one, a missing map is no map.
 
     own_name: the name that this host has in the map in force, "" where it has none.
     """
     config_bytes = read_bytes(config) or b""
     parsed = parse_config(_decode(config_bytes, config), str(config))
+    files = read_policies(policies)
+    held = parse_policies(files, str(policies))
     fleet_bytes = read_bytes(fleet)
     if fleet_bytes is None:
-        return Inputs(parsed, None, None, config_bytes, None)
+        return Inputs(parsed, None, None, config_bytes, None, held, files)
     fleet_map = parse_fleet_map(fleet_bytes, str(fleet))
     mesh = check_map(paths, parsed, fleet_map, str(fleet), own_name)
-    return Inputs(parsed, fleet_map, mesh if parsed.encryption.enabled else None, config_bytes, fleet_bytes)
+    wanted = mesh if parsed.encryption.enabled else None
+    return Inputs(parsed, fleet_map, wanted, config_bytes, fleet_bytes, held, files)
 
 
 def check_map(paths: Paths, config: Config, fleet: FleetMap, source: str, own_name: str = "") -> Mesh:
@@ -92,6 +102,26 @@ def _own_member(fleet: FleetMap, key: str, source: str, own_name: str) -> Member
     )
 
 
+def read_policies(source: Path) -> tuple[tuple[str, str], ...]:
+    """Name and text of every policy file of a folder, or of a JSON file with copies of them."""
+    if source.is_dir():
+        found = []
+        for path in sorted([*source.glob("*.yaml"), *source.glob("*.yml")]):
+            data = read_bytes(path)
+            if data is None:
+                raise WardmeshError(
+                    "the file vanished while the policies were read",
+                    where=str(path),
+                    remedy="reload again; the last good policies stay in force",
+                )
+            found.append((path.name, _decode(data, path)))
+        return tuple(found)
+    try:
+        return tuple(sorted(json.loads(read_bytes(source) or b"{}").items()))
+    except (ValueError, AttributeError) as error:
+        raise WardmeshError("damaged copy of the policies", where=str(source), why=str(error)) from error
+
+
 def own_public_key(paths: Paths) -> str:
     """This host's public key: from the facts beside the private one, so that a private key with wrong
     permissions does not keep the guard from being set up."""
@@ -123,7 +153,8 @@ def had_mesh(paths: Paths) -> bool:
 
 def load_last_good(paths: Paths) -> Inputs:
     """The copies of what was in force."""
-    return load_inputs(paths, paths.last_good / "config.yaml", paths.last_good / "fleet.json")
+    good = paths.last_good
+    return load_inputs(paths, good / "config.yaml", good / "fleet.json", good / "policies.json")
 
 
 def load_or_last_good(paths: Paths) -> tuple[Inputs, WardmeshError | None]:
@@ -133,7 +164,7 @@ def load_or_last_good(paths: Paths) -> tuple[Inputs, WardmeshError | None]:
     """
     last = _usable_last_good(paths)
     if last is None:
-        return load_inputs(paths, paths.config, paths.fleet), None
+        return load_inputs(paths, paths.config, paths.fleet, paths.policies), None
     try:
         return load_successor(paths, last), None
     except WardmeshError as error:
@@ -156,7 +187,7 @@ def _usable_last_good(paths: Paths) -> Inputs | None:
 def load_successor(paths: Paths, current: Inputs) -> Inputs:
     """What lies in /etc, if it may follow what is in force."""
     own_name = current.mesh.own.name if current.mesh else ""
-    new = load_inputs(paths, paths.config, paths.fleet, own_name)
+    new = load_inputs(paths, paths.config, paths.fleet, paths.policies, own_name)
     if new.fleet is not None:
         check_succession(current.fleet, new.fleet, str(paths.fleet))
     elif current.fleet is not None:
@@ -171,7 +202,9 @@ def load_successor(paths: Paths, current: Inputs) -> Inputs:
 
 def remember(paths: Paths, inputs: Inputs) -> None:
     """Keep copies of what is in force now."""
-    for name, data in (("config.yaml", inputs.config_bytes), ("fleet.json", inputs.fleet_bytes)):
+    policies = json.dumps(dict(inputs.policy_files)).encode()
+    kept = {"config.yaml": inputs.config_bytes, "fleet.json": inputs.fleet_bytes, "policies.json": policies}
+    for name, data in kept.items():
         target = paths.last_good / name
         if data is not None and read_bytes(target) != data:
             write_atomic(target, data, 0o600)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 from wardmesh.daemon.desired import Paths as PathTable
 from wardmesh.datapath.attachment import Device
+from wardmesh.datapath.firewall import Firewall
+from wardmesh.datapath.fw_tables import PolicyTables
 from wardmesh.datapath.guard import Counter, Guard, LoadReport
 from wardmesh.datapath.members import Entries
 from wardmesh.host.paths import Paths
@@ -63,6 +65,28 @@ class GuardLike(Protocol):
     def counters_by_direction(self) -> dict[tuple[str, str], Counter]: ...
 
 
+class FirewallLike(Protocol):
+    """See datapath/firewall.py."""
+
+    def ensure_loaded(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+    def set_ports(self, first: int, second: int = 0) -> None: ...
+
+    def set_failsafe(self, wanted: Iterable[tuple[int, int, int]]) -> None: ...
+
+    def set_audit(self, audit: bool) -> None: ...
+
+    def set_policy(self, tables: PolicyTables) -> int: ...
+
+    def attach(self, devices: Iterable[Device]) -> list[str]: ...
+
+    def teardown(self) -> list[str]: ...
+
+    def counters(self) -> dict[tuple[str, str], Counter]: ...
+
+
 class BackendLike(Protocol):
     """The name of what runs the tunnel."""
 
@@ -103,6 +127,10 @@ class Machine(Protocol):
     def guard(self, listen_port: int, members_max: int) -> GuardLike: ...
 
     def guard_is_pinned(self) -> bool: ...
+
+    def firewall(self, peers_max: int, rows_max: int, flows_max: int) -> FirewallLike: ...
+
+    def firewall_is_pinned(self) -> bool: ...
 
     def tunnel(self, preference: str) -> TunnelLike: ...
 
@@ -162,6 +190,15 @@ class HostMachine:
     def guard_is_pinned(self) -> bool:
         """Did nobody remove the pins? A restarted agent would have to compile again."""
         return any(self._paths.bpffs.glob("prog-*")) and any(self._paths.bpffs.glob("maps-*"))
+
+    def firewall(self, peers_max: int, rows_max: int, flows_max: int) -> Firewall:
+        """The policy's programs and maps."""
+        return Firewall(self._paths, peers_max, rows_max, flows_max)
+
+    def firewall_is_pinned(self) -> bool:
+        """Are its pins there?"""
+        folder = self._paths.bpffs / "firewall"
+        return any(folder.glob("prog-*")) and any(folder.glob("maps-*"))
 
     def tunnel(self, preference: str) -> Tunnel:
         """The WireGuard device, by the backend that this host has."""

@@ -19,6 +19,7 @@ from wardmesh.daemon.machine import HostMachine
 from wardmesh.daemon.modes import set_mode
 from wardmesh.daemon.notify import Notifier
 from wardmesh.daemon.state import PREFER, STRICT
+from wardmesh.daemon.trial import Trial
 from wardmesh.daemon.view import ENCRYPTION_FIELDS, View
 from wardmesh.daemon.worker import Worker
 from wardmesh.host.lock import AgentLock
@@ -42,6 +43,7 @@ class Api:
         self._worker = worker
         self._view = View(engine)
         self._last = self._view.starting()
+        self._trial = Trial(engine, worker.submit)
 
     def routes(self) -> Routes:
         """By method and path."""
@@ -51,6 +53,10 @@ class Api:
             ("GET", "/v1/key"): self.key,
             ("POST", "/v1/reload"): self.reload,
             ("POST", "/v1/mode"): self.mode,
+            ("GET", "/v1/policy"): lambda _body: self._ask(self._trial.state),
+            ("POST", "/v1/policy/preview"): lambda body: self._ask(lambda: self._trial.preview(_files(body))),
+            ("POST", "/v1/policy/try"): self.policy_try,
+            ("POST", "/v1/policy/confirm"): lambda _body: self._ask(self._trial.confirm),
         }
 
     def status(self, _body: Body) -> dict[str, Any]:
@@ -84,6 +90,13 @@ class Api:
         everybody, dry_run = bool(body.get("all")), bool(body.get("dryRun"))
         return self._ask(lambda: set_mode(self._engine, mode, everybody=everybody, dry_run=dry_run))
 
+    def policy_try(self, body: Body) -> dict[str, Any]:
+        """{"files": {name: text}, "confirmWithin": seconds}: the whole set, in force until confirmed."""
+        seconds = body.get("confirmWithin")
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+            raise WardmeshError("how long may the trial last?", where="confirmWithin", remedy="give seconds")
+        return self._ask(lambda: self._trial.begin(_files(body), float(seconds)))
+
     def _generation(self) -> int:
         fleet = self._engine.inputs.fleet
         return fleet.generation if fleet else 0
@@ -98,6 +111,13 @@ class Api:
                 why=f"no answer within {LIMIT:.0f} s",
                 remedy="journalctl -u wardmesh",
             ) from error
+
+
+def _files(body: Body) -> dict[str, str]:
+    files = body.get("files")
+    if not isinstance(files, dict):
+        raise WardmeshError("which policies?", where="files", remedy="give an object of names and texts")
+    return {str(name): str(text) for name, text in files.items()}
 
 
 def run(paths: Paths) -> int:

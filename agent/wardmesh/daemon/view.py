@@ -67,7 +67,7 @@ class View:
             "nodeEncryption": encryption.enabled,
             "cluster": inputs.config.cluster.name,
             "generation": inputs.fleet.generation if inputs.fleet else 0,
-            "revision": 0,
+            "revision": engine.firewalling.revision,
             "self": mesh.own.name if mesh else "",
             "address": str(mesh.own.addresses[0]) if mesh else "",
             "backend": engine.tunnel.backend.name if engine.tunnel else "",
@@ -78,6 +78,12 @@ class View:
             "guard": {
                 "devices": list(engine.sight.names) if engine.sight and mesh else [],
                 "counters": self._counters(problems),
+            },
+            "firewall": {
+                "enabled": inputs.config.firewall.enabled,
+                "audit": inputs.config.firewall.audit,
+                "policies": [policy.name for policy in inputs.policies.policies],
+                "counters": dict(engine.firewalling.counters()) if mesh else {},
             },
             "inactive": self._inactive(),
             "problems": problems,

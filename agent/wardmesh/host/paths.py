@@ -26,6 +26,10 @@ class Paths:
         return self.etc / "fleet.json"
 
     @property
+    def policies(self) -> Path:
+        return self.etc / "policies"
+
+    @property
     def state(self) -> Path:
         return self.root / "var/lib/wardmesh"
 

@@ -51,11 +51,24 @@ class Encryption:
 
 
 @dataclass(frozen=True)
+class HostFirewall:
+    """Enforcement of policies; sizes in entries. failsafe: (protocol, port) that policy never forbids."""
+
+    enabled: bool = False
+    audit: bool = False
+    rows_max: int = 4096
+    flows_max: int = 131072
+    failsafe_ingress: tuple[PortException, ...] = ()
+    failsafe_egress: tuple[PortException, ...] = ()
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration, checked. inactive: given keys that this version does not act on."""
 
     cluster: Cluster = Cluster()
     encryption: Encryption = Encryption()
+    firewall: HostFirewall = HostFirewall()
     devices: tuple[str, ...] = ()
     mtu: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -224,6 +237,12 @@ def _check(key: Key, value: Any) -> Any:
     return value
 
 
+def _failsafe(values: Mapping[str, Any], path: str) -> list[PortException]:
+    """The table's default is written as a file would write it."""
+    given = values[path]
+    return _exceptions(given) if given and isinstance(given[0], dict) else list(given)
+
+
 def parse_config(text: str, source: str) -> Config:
     """Parse and check; raises one WardmeshError whose `why` has a line per problem."""
     document = load_yaml(text, source)
@@ -258,6 +277,14 @@ def parse_config(text: str, source: str) -> Config:
             values["encryption.backend"],
             values["encryption.listenPort"],
             tuple(values["encryption.exceptions"]),
+        ),
+        firewall=HostFirewall(
+            values["hostFirewall.enabled"],
+            values["policyAuditMode"],
+            values["bpf.policyRowsMax"],
+            values["bpf.flowsMax"],
+            tuple(_failsafe(values, "hostFirewall.failsafeIngress")),
+            tuple(_failsafe(values, "hostFirewall.failsafeEgress")),
         ),
         devices=tuple(values["devices"]),
         mtu=values["mtu"],

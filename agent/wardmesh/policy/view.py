@@ -31,17 +31,20 @@ def endpoints_of(fleet: FleetMap) -> list[Endpoint]:
 
 
 def compare(
-    old: PolicySet, new: PolicySet, endpoints: Iterable[Endpoint], cluster: str
+    old: PolicySet, new: PolicySet, endpoints: Iterable[Endpoint], cluster: str, subject: str = ""
 ) -> list[dict[str, Any]]:
-    """Pairs and ports that open or close: {change: opens|closes, from, to, ports}; the world is one peer."""
+    """Pairs and ports that open or close: {change: opens|closes, from, to, ports}; the world is one peer.
+
+    subject: only this member's own policy; "" is everybody's.
+    """
     members = list(endpoints)
     before, after = Engine(old, members, cluster), Engine(new, members, cluster)
     rows: list[dict[str, Any]] = []
-    for subject in members:
-        for ingress in (True, False):
-            was, now = before.direction(subject, ingress), after.direction(subject, ingress)
-            for peer in [*(m for m in members if m is not subject), None]:
-                rows += _changes(subject, peer, ingress, (before, was), (after, now))
+    for member in members:
+        for ingress in (True, False) if subject in ("", member.name) else ():
+            was, now = before.direction(member, ingress), after.direction(member, ingress)
+            for peer in [*(m for m in members if m is not member), None]:
+                rows += _changes(member, peer, ingress, (before, was), (after, now))
     return rows
 
 

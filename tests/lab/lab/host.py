@@ -9,6 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+class Dialogue:
+    """A program on a host that answers each line with a line."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, line: str = "") -> str:
+        """Send a line; the answer."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.communicate(timeout=10)
+
+
 @dataclass(frozen=True)
 class Host:
     """One host; options are those of ssh without the destination."""
@@ -50,6 +69,10 @@ class Host:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def popen_in(self, command: str) -> Dialogue:
+        """Start a program that is asked now and then."""
+        return Dialogue([*self.ssh_command(), command])
 
     def put(self, source: Path, target: str, mode: str = "0644") -> None:
         """Copy a file to the host."""

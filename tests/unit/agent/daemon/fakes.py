@@ -64,6 +64,48 @@ class Backend:
     name = "fake"
 
 
+class FakeFirewall:
+    """Remembers what it was told."""
+
+    def __init__(self):
+        self.loaded, self.policies, self.audit, self.failsafe, self.devices = False, [], False, set(), ()
+        self.broken = None
+
+    def ensure_loaded(self):
+        self.loaded = True
+        return True
+
+    def close(self):
+        pass
+
+    def set_ports(self, first, second=0):
+        self.ports = (first, second)
+
+    def set_failsafe(self, wanted):
+        self.failsafe = set(wanted)
+
+    def set_audit(self, audit):
+        self.audit = audit
+
+    def set_policy(self, tables):
+        if self.broken:
+            raise self.broken
+        self.policies.append(tables)
+        return len(self.policies)
+
+    def attach(self, devices):
+        fresh = [name for _index, name, _l2 in devices if name not in {d[1] for d in self.devices}]
+        self.devices = tuple(devices)
+        return [f"firewall: {name} attached" for name in fresh]
+
+    def teardown(self):
+        self.loaded, self.devices = False, ()
+        return ["firewall: removed"]
+
+    def counters(self):
+        return {}
+
+
 @dataclass
 class FakeMachine:
     """The host. calls: what was asked, in order; broken: names of calls that fail, with their texts."""
@@ -77,6 +119,7 @@ class FakeMachine:
     woken: list[str] = field(default_factory=list)
     state: DeviceState = field(default_factory=lambda: DeviceState(7, OWN_KEY, 51871, 0x1E00))
     backend: Backend = field(default_factory=Backend)
+    wall: FakeFirewall = field(default_factory=FakeFirewall)
 
     def did(self, what: str) -> None:
         self.calls.append(what)
@@ -98,6 +141,12 @@ class FakeMachine:
 
     def guard_is_pinned(self):
         return True
+
+    def firewall(self, peers_max, rows_max, flows_max):
+        return self.wall
+
+    def firewall_is_pinned(self):
+        return self.wall.loaded
 
     def tunnel(self, preference):
         self.did("backend")

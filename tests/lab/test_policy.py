@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies on real hosts: what they say holds on the wire, whatever becomes of the agent."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import Fleet, changed, changed_tasks
+from lab import Host, Lab
+
+CONFIG = '{"wardmesh_config": {"hostFirewall": {"enabled": true}}}'
+SERVER = """
+import socket, threading
+def serve(port):
+    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    while True:
+        link = listener.accept()[0]
+        threading.Thread(target=answer, args=(link,), daemon=True).start()
+def answer(link):
+    while data := link.recv(100): link.sendall(data)
+def datagrams(port):
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); sock.bind(("::", port))
+    while True:
+        data, peer = sock.recvfrom(100); sock.sendto(data, peer)
+for port in (80, 443, 5432): threading.Thread(target=serve, args=(port,), daemon=True).start()
+datagrams(53)
+"""
+PROBE = """
+import socket, sys
+host, port, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+family = socket.AF_INET6 if ":" in host else socket.AF_INET
+sock = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+sock.settimeout(1.5)
+sock.connect((host, port)); sock.sendall(b"x"); sys.exit(0 if sock.recv(1) == b"x" else 1)
+"""
+# Holds a connection and says a byte each time it is told to.
+HOLD = """
+import socket, sys
+link = socket.create_connection((sys.argv[1], int(sys.argv[2]))); link.settimeout(1.5)
+for line in sys.stdin:
+    try:
+        link.sendall(b"x"); print("alive" if link.recv(1) else "closed", flush=True)
+    except OSError:
+        print("cut", flush=True)
+"""
+WEB = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: web}
+spec:
+  nodeSelector: {matchLabels: {node: node2}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {node: node1}}]
+    toPorts: [{ports: [{port: "PORT", protocol: TCP}]}]
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Three hosts with the firewall on and no policy; node2 listens."""
+    made = Fleet(Lab.up(3, "policy"), tmp_path_factory.mktemp("policy"))
+    made.play("site", "-e", CONFIG)
+    for host in made.lab.hosts:
+        for name, text in (("server", SERVER), ("probe", PROBE), ("hold", HOLD)):
+            host.run(f"cat > /run/{name}.py", stdin=text)
+    made.lab.hosts[1].run("systemd-run -q --unit=listen python3 /run/server.py; sleep 0.5")
+    yield made
+    made.lab.down()
+
+
+def reaches(source: Host, address: str, port: int, kind: str = "tcp") -> bool:
+    """Does a byte come back?"""
+    return (
+        source.run(f"python3 /run/probe.py {address} {port} {kind} 2>/dev/null", check=False).returncode == 0
+    )
+
+
+def apply(host: Host, text: str, *words: str) -> str:
+    """Put a policy in force."""
+    host.run("mkdir -p /run/p; rm -f /run/p/*; cat > /run/p/web.yaml", stdin=text)
+    return host.run(f"wardmesh policy apply /run/p --replace {' '.join(words)}").stdout
+
+
+def matrix(mesh: Fleet) -> dict[tuple[str, int, str], bool]:
+    """Who reaches node2 on what, over either family."""
+    two = mesh.lab.hosts[1]
+    return {
+        (host.name, port, family): reaches(host, getattr(two, family), port)
+        for host in (mesh.lab.hosts[0], mesh.lab.hosts[2])
+        for port in (80, 443)
+        for family in ("address", "address6")
+    }
+
+
+def test_without_policies_everything_passes(mesh: Fleet) -> None:
+    assert set(matrix(mesh).values()) == {True}
+
+
+def test_a_first_policy_holds_and_cuts_no_connection_that_it_allows(mesh: Fleet) -> None:
+    one, two, three = mesh.lab.hosts
+    good = one.popen_in(f"python3 /run/hold.py {two.address} 80")
+    bad = three.popen_in(f"python3 /run/hold.py {two.address} 80")
+    assert (good.ask(), bad.ask()) == ("alive", "alive")
+    apply(two, WEB.replace("PORT", "80"))
+    assert (good.ask(), bad.ask()) == ("alive", "cut")
+    assert matrix(mesh) == {
+        (name, port, family): name == "node1" and port == 80
+        for name in ("node1", "node3")
+        for port in (80, 443)
+        for family in ("address", "address6")
+    }
+    good.close()
+    bad.close()
+
+
+def test_pings_and_datagrams_are_judged_too(mesh: Fleet) -> None:
+    one, two, _three = mesh.lab.hosts
+    assert not reaches(one, two.address, 53, "udp")
+    assert one.run(f"ping -c 1 -W 1 {two.address}", check=False).returncode != 0
+    assert two.run(f"ping -c 1 -W 1 {one.address}", check=False).returncode == 0
+    rule = 'toPorts: [{ports: [{port: "53", protocol: UDP}]}]\n  - icmps: [{fields: [{type: EchoRequest}]}]\n'
+    apply(two, WEB.partition("toPorts")[0] + rule)
+    assert reaches(one, two.address, 53, "udp")
+    assert one.run(f"ping -c 1 -W 1 {two.address}", check=False).returncode == 0
+    assert not reaches(one, two.address, 80)
+
+
+def test_it_holds_while_the_agent_does_not_run(mesh: Fleet) -> None:
+    one, two, three = mesh.lab.hosts
+    apply(two, WEB.replace("PORT", "80"))
+    two.run("systemctl kill -s KILL wardmesh; systemctl stop wardmesh")
+    assert reaches(one, two.address, 80)
+    assert not reaches(three, two.address, 80) and not reaches(one, two.address, 443)
+    two.run("systemctl start wardmesh")
+    assert reaches(one, two.address, 80) and not reaches(three, two.address, 80)
+
+
+def test_it_holds_over_a_restart_of_the_host_with_a_broken_file(mesh: Fleet) -> None:
+    one, two, three = mesh.lab.hosts
+    two.run("echo 'kind: [' > /etc/wardmesh/policies/broken.yaml")
+    mesh.lab.reboot(two)
+    two.run("cat > /run/server.py", stdin=SERVER)
+    two.run(
+        "systemd-run -q --unit=listen python3 /run/server.py; sleep 0.5; wardmesh status --wait 30",
+        check=False,
+    )
+    assert reaches(one, two.address, 80)
+    assert not reaches(three, two.address, 80) and not reaches(one, two.address, 443)
+    status = json.loads(two.run("wardmesh status -o json").stdout)
+    assert any("broken.yaml" in problem for problem in status["problems"])
+    two.run("rm /etc/wardmesh/policies/broken.yaml; systemctl reload wardmesh")
+
+
+def test_a_trial_ends_by_itself_unless_it_is_confirmed(mesh: Fleet) -> None:
+    one, two, _three = mesh.lab.hosts
+    apply(two, WEB.replace("PORT", "443"), "--confirm-within 4")
+    assert reaches(one, two.address, 443) and not reaches(one, two.address, 80)
+    time.sleep(5)
+    assert reaches(one, two.address, 80) and not reaches(one, two.address, 443)
+    apply(two, WEB.replace("PORT", "443"), "--confirm-within 4")
+    two.run("wardmesh policy confirm")
+    time.sleep(5)
+    assert reaches(one, two.address, 443)
+
+
+def test_a_lock_out_of_ssh_is_undone_by_the_host(mesh: Fleet, tmp_path: Path) -> None:
+    """Without the failsafe for SSH, a policy that admits nobody cuts the controller off: for four seconds."""
+    _one, two, _three = mesh.lab.hosts
+    two.run("wardmesh policy delete --all")
+    two.run(
+        "sed -i 's/enabled: true/enabled: true\\n  failsafeIngress: []/' /etc/wardmesh/config.yaml;"
+        "wardmesh config validate && systemctl reload wardmesh && sleep 1"
+    )
+    closed = WEB.replace("PORT", "1")
+    two.run("mkdir -p /run/p; cat > /run/p/web.yaml", stdin=closed)
+    started = time.monotonic()
+    applying = two.popen("wardmesh policy apply /run/p --replace --confirm-within 10")
+    time.sleep(2)
+    assert two.run("true", check=False, timeout=20).returncode != 0
+    mesh.lab.wait(two)
+    assert 8 < time.monotonic() - started < 40
+    applying.communicate(timeout=30)
+    assert "in force again" in json.loads(two.run("wardmesh policy get -o json").stdout)["lastTrial"]
+
+
+def policies(mesh: Fleet, port: int) -> None:
+    """The folder beside the inventory."""
+    folder = mesh.folder / "policies"
+    folder.mkdir(exist_ok=True)
+    (folder / "web.yaml").write_text(WEB.replace("PORT", str(port)))
+
+
+def test_the_playbook_says_which_rule_cut_the_controller_off(mesh: Fleet) -> None:
+    policies(mesh, 1)
+    done = mesh.play("policy", "-e", "wardmesh_policy_confirm_within=6", check=False)
+    assert done.returncode != 0
+    assert "cut the controller off" in done.stdout and "default deny" in done.stdout, done.stdout
+    mesh.lab.wait(mesh.lab.hosts[1])
+    assert not reaches(mesh.lab.hosts[0], mesh.lab.hosts[1].address, 1)
+    mesh.lab.hosts[1].run("sed -i '/failsafeIngress/d' /etc/wardmesh/config.yaml; systemctl reload wardmesh")
+
+
+def test_the_playbook_applies_confirms_and_changes_nothing_twice(mesh: Fleet) -> None:
+    one, two, three = mesh.lab.hosts
+    policies(mesh, 80)
+    predicted = changed_tasks(mesh.play("policy", "--check", "--diff"))
+    done = mesh.play("policy")
+    assert changed_tasks(done) == predicted
+    assert {host for _task, host in predicted} == {"node1", "node2", "node3"}
+    time.sleep(1)
+    assert reaches(one, two.address, 80) and not reaches(three, two.address, 80)
+    assert changed(mesh.play("policy")) == {"node1": 0, "node2": 0, "node3": 0}
+    (mesh.folder / "policies/web.yaml").write_text(WEB.replace("ingress", "ingres"))
+    refused = mesh.play("policy", check=False)
+    assert refused.returncode != 0 and "did you mean ingress" in refused.stdout
+    assert reaches(one, two.address, 80)
+
+
+def test_bad_policies_change_nothing(mesh: Fleet) -> None:
+    two = mesh.lab.hosts[1]
+    before = two.run("ls /etc/wardmesh/policies; wardmesh policy get").stdout
+    two.run("mkdir -p /run/p; cat > /run/p/web.yaml", stdin=WEB.replace("ingress", "ingres"))
+    done = two.run("wardmesh policy apply /run/p", check=False)
+    assert done.returncode == 1 and "spec.ingres" in done.stderr and "remedy" in done.stderr
+    assert two.run("ls /etc/wardmesh/policies; wardmesh policy get").stdout == before
+
+
+def test_switching_it_off_leaves_nothing_of_it(mesh: Fleet) -> None:
+    two = mesh.lab.hosts[1]
+    two.run("sed -i 's/enabled: true/enabled: false/' /etc/wardmesh/config.yaml")
+    two.run("systemctl reload wardmesh; sleep 2")
+    for device in ("host0", "wardmesh_wg0"):
+        assert "wardmeshfw" not in two.run(f"tc filter show dev {device} ingress").stdout
+    assert "firewall" not in two.run("ls /sys/fs/bpf/wardmesh").stdout
