@@ -21,22 +21,14 @@
 #include "lib/fw_maps.h"
 #include "lib/parse.h"
 #include "lib/routed.h"
+#include "lib/fw_local.h"
 #include "lib/fw_policy.h"
 #include "lib/fw_flows.h"
+#include "lib/fw_work.h"
 #include "lib/fw_icmp.h"
 #include "lib/fw_older.h"
-
-static __always_inline int wm_fw_count(struct __sk_buff *skb, __u32 direction, __u32 reason, int verdict)
-{
-	__u32 row = WM_METRIC_ROW(reason, direction);
-	struct wm_metric *metric = fw_metrics.lookup(&row);
-
-	if (metric) {
-		metric->packets++;
-		metric->bytes += skb->len;
-	}
-	return verdict;
-}
+#include "lib/fw_count.h"
+#include "lib/fw_quick.h"
 
 /* What cannot be judged is dropped once somebody wants packets to be judged. */
 static __always_inline int wm_fw_unless_enforced(struct __sk_buff *skb, __u32 direction, __u32 reason,
@@ -130,11 +122,12 @@ static __always_inline __u32 wm_fw_reason(const struct wm_flow *flow)
 
 /* A packet of no known flow. */
 static __always_inline int wm_fw_new(struct __sk_buff *skb, struct wm_packet *packet, __u32 direction,
-				     struct wm_flow_name *name, bool keep, const struct wm_fw_state *state)
+				     struct wm_flow_name *name, const struct wm_flow *before, bool keep,
+				     const struct wm_fw_state *state)
 {
 	struct wm_flow flow = { .direction = direction };
 
-	if (direction == WM_EGRESS ? skb->ingress_ifindex != 0 : wm_routed_on(skb, packet))
+	if (direction == WM_EGRESS ? skb->ingress_ifindex != 0 : !wm_is_local(skb, packet))
 		return wm_fw_count(skb, direction, WM_FORWARDED, TC_ACT_UNSPEC);
 	wm_fw_judge(packet, direction, &flow, state);
 	if (!wm_fw_passes(&flow, state) && keep && wm_fw_is_older(skb, packet, direction)) {
@@ -153,7 +146,8 @@ static __always_inline int wm_fw_new(struct __sk_buff *skb, struct wm_packet *pa
 		flow.packets[original ? 0 : 1] = 1;
 		flow.bytes[original ? 0 : 1] = skb->len;
 		flow.expires = wm_now() + WM_TICKS_FRESH;
-		wm_flow_forget(name); /* only now: what is denied must not end the flow whose name it takes */
+		if (before) /* only now: what is denied must not end the flow whose name it takes */
+			wm_flow_forget(name);
 		if (!wm_flow_open(name, &flow))
 			return wm_fw_count(skb, direction, WM_FW_CT_FULL, TC_ACT_SHOT);
 	}
@@ -233,50 +227,67 @@ static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_packet *p
 	return 1;
 }
 
-static __always_inline int wm_firewall(struct __sk_buff *skb, bool l2, __u32 direction)
+/* The long way: every packet that the short one does not know. */
+static __always_inline int wm_fw_examine(struct __sk_buff *skb, bool l2, __u32 direction,
+					 const struct wm_fw_state *policy)
 {
-	struct wm_packet packet = {};
-	struct wm_flow_name name = {};
-	struct wm_fw_state *state;
+	struct wm_fw_work *work = wm_fw_work();
+	struct wm_packet *packet;
 	struct wm_flow *flow;
-	__u32 row = 0, now;
 	bool keep = true;
+	__u32 now;
 
-	wm_parse_network(skb, l2, &packet);
-	state = fw_state.lookup(&row);
-	if (!packet.family || !state)
+	if (!work)
+		return wm_fw_unless_enforced(skb, direction, WM_INVALID, policy);
+	packet = &work->packet;
+	wm_parse_network(skb, l2, packet);
+	if (!packet->family)
 		return TC_ACT_UNSPEC;
-	struct wm_fw_state policy = *state; /* one policy for the whole packet */
-
-	wm_parse_transport(skb, &packet);
-	if (wm_fw_is_tunnel(skb, &packet, direction))
+	wm_parse_transport(skb, packet);
+	if (wm_fw_is_tunnel(skb, packet, direction))
 		return TC_ACT_UNSPEC;
-	if (packet.l4 == WM_L4_BROKEN)
-		return wm_fw_unless_enforced(skb, direction, WM_INVALID, &policy);
-	if (packet.fragmented && wm_has_ports(packet.protocol) && !wm_fw_reassemble(&packet))
-		return wm_fw_unless_enforced(skb, direction, WM_FW_FRAGMENT, &policy);
-	if (packet.l4 == WM_L4_PORTS && packet.protocol == IPPROTO_TCP && !packet.fragmented &&
-	    !wm_parse_tcp(skb, &packet))
-		return wm_fw_unless_enforced(skb, direction, WM_INVALID, &policy);
-	if (packet.l4 == WM_L4_PORTS && wm_is_icmp(&packet)) {
-		int verdict = wm_fw_icmp(skb, &packet, direction, &keep, &policy);
+	if (packet->l4 == WM_L4_BROKEN)
+		return wm_fw_unless_enforced(skb, direction, WM_INVALID, policy);
+	if (packet->fragmented && wm_has_ports(packet->protocol) && !wm_fw_reassemble(packet))
+		return wm_fw_unless_enforced(skb, direction, WM_FW_FRAGMENT, policy);
+	if (packet->l4 == WM_L4_PORTS && packet->protocol == IPPROTO_TCP && !packet->fragmented &&
+	    !wm_parse_tcp(skb, packet))
+		return wm_fw_unless_enforced(skb, direction, WM_INVALID, policy);
+	if (packet->l4 == WM_L4_PORTS && wm_is_icmp(packet)) {
+		int verdict = wm_fw_icmp(skb, packet, direction, &keep, policy);
 
 		if (verdict != 1)
 			return verdict;
 	}
 	if (!keep)
-		return wm_fw_new(skb, &packet, direction, &name, false, &policy);
-	wm_flow_name(&packet, direction, &name);
+		return wm_fw_new(skb, packet, direction, &work->name, NULL, false, policy);
+	wm_flow_name(packet, direction, &work->name);
 	now = wm_now();
-	flow = wm_flow_known(&name);
+	flow = wm_flow_known(&work->name);
 	if (!flow)
-		flow = wm_flow_fresh(&name);
-	if (flow && (__s32)(flow->expires - now) >= 0 && !wm_fw_reopens(&packet, flow, direction))
-		return wm_fw_known(skb, &packet, direction, &name, flow, now, &policy);
+		flow = wm_flow_fresh(&work->name);
+	if (flow && (__s32)(flow->expires - now) >= 0 && !wm_fw_reopens(packet, flow, direction))
+		return wm_fw_known(skb, packet, direction, &work->name, flow, now, policy);
 	/* An answer that nobody asked for is judged by itself and opens nothing. */
-	if (wm_is_icmp(&packet) && !wm_icmp_is_request(&packet))
-		return wm_fw_new(skb, &packet, direction, &name, false, &policy);
-	return wm_fw_new(skb, &packet, direction, &name, true, &policy);
+	if (wm_is_icmp(packet) && !wm_icmp_is_request(packet))
+		return wm_fw_new(skb, packet, direction, &work->name, NULL, false, policy);
+	return wm_fw_new(skb, packet, direction, &work->name, flow, true, policy);
+}
+
+static __always_inline int wm_firewall(struct __sk_buff *skb, bool l2, __u32 direction)
+{
+	__u32 row = 0;
+	struct wm_fw_state *state = fw_state.lookup(&row);
+	int verdict;
+
+	if (!state)
+		return TC_ACT_UNSPEC;
+	struct wm_fw_state policy = *state; /* one policy for the whole packet */
+
+	verdict = wm_fw_quick(skb, l2, direction, &policy);
+	if (verdict != WM_QUICK_UNDECIDED)
+		return verdict;
+	return wm_fw_examine(skb, l2, direction, &policy);
 }
 
 int egress_l2(struct __sk_buff *skb)

@@ -107,7 +107,7 @@ struct wm_flow {
 	__u32 generation; /* of the policy that gave the verdict */
 	__u32 identity;   /* of the peer */
 	__u32 row;
-	__u32 expires; /* ticks of 2^30 ns since boot */
+	__u32 expires; /* in ticks, see fw_flows.h */
 	__u16 class;
 	__u8 direction; /* of the first packet */
 	__u8 cell;
@@ -126,6 +126,21 @@ struct wm_fragment_key {
 struct wm_fragment_ports {
 	__be16 source;
 	__be16 dest;
+};
+
+/* An address that the kernel delivers here instead of routing it on, as far as was seen a moment ago. */
+#define WM_FW_LOCALS 256
+struct wm_fw_local {
+	__be32 addr[4];
+	__u32 ifindex;
+	__u32 until; /* in ticks */
+	__u32 family;
+	__u32 pad;
+};
+
+/* Room for what a program works with; see fw_work.h. */
+struct wm_fw_room {
+	__u64 words[32];
 };
 
 /* How often a cell decided about a new flow. */

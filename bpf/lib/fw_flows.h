@@ -3,26 +3,18 @@
 
 /*
  * Connections. Timeouts are upstream's (cilium-agent's bpf-ct-timeout-*): 8,000 s for an established TCP
- * connection, 60 s for anything else, 10 s for one that closes. A tick is 2^30 ns, so that telling the time
- * needs no division.
+ * connection, 60 s for anything else, 10 s for one that closes. A tick is about a second: so many jiffies that
+ * telling the time takes a shift, no division and no call. The agent says how many (WM_HZ, WM_TICK_SHIFT).
  */
-#define WM_TICKS_ESTABLISHED 7451
-#define WM_TICKS_FRESH 56
-#define WM_TICKS_CLOSING 10
+#define WM_TICKS(seconds) ((__u32)((seconds) * WM_HZ) >> WM_TICK_SHIFT)
+#define WM_TICKS_ESTABLISHED WM_TICKS(8000)
+#define WM_TICKS_FRESH WM_TICKS(60)
+#define WM_TICKS_CLOSING WM_TICKS(10)
 
 #define WM_TCP_FIN 0x01
 #define WM_TCP_SYN 0x02
 #define WM_TCP_RST 0x04
 #define WM_TCP_ACK 0x10
-
-static __always_inline __u32 wm_now(void)
-{
-#ifdef WM_COARSE_CLOCK
-	return bpf_ktime_get_coarse_ns() >> 30;
-#else
-	return bpf_ktime_get_ns() >> 30;
-#endif
-}
 
 /* One key for either family; IPv4 uses the first words. */
 struct wm_flow_name {
@@ -31,25 +23,39 @@ struct wm_flow_name {
 	__u8 family;
 };
 
-static __always_inline void wm_flow_name(const struct wm_packet *packet, __u32 direction,
-					 struct wm_flow_name *name)
+static __always_inline void wm_flow4_key(const struct wm_packet *packet, __u32 direction,
+					 struct wm_flow4_key *key)
 {
 	bool in = direction == WM_INGRESS;
 
+	key->remote = in ? packet->src[0] : packet->dst[0];
+	key->local = in ? packet->dst[0] : packet->src[0];
+	key->rport = in ? packet->sport : packet->dport;
+	key->lport = in ? packet->dport : packet->sport;
+	key->protocol = packet->protocol;
+}
+
+static __always_inline void wm_flow6_key(const struct wm_packet *packet, __u32 direction,
+					 struct wm_flow6_key *key)
+{
+	bool in = direction == WM_INGRESS;
+
+	__builtin_memcpy(key->remote, in ? packet->src : packet->dst, sizeof(packet->src));
+	__builtin_memcpy(key->local, in ? packet->dst : packet->src, sizeof(packet->src));
+	key->rport = in ? packet->sport : packet->dport;
+	key->lport = in ? packet->dport : packet->sport;
+	key->protocol = packet->protocol;
+}
+
+/* name must be empty. */
+static __always_inline void wm_flow_name(const struct wm_packet *packet, __u32 direction,
+					 struct wm_flow_name *name)
+{
 	name->family = packet->family;
-	if (packet->family == WM_AF_INET) {
-		name->key4.remote = in ? packet->src[0] : packet->dst[0];
-		name->key4.local = in ? packet->dst[0] : packet->src[0];
-		name->key4.rport = in ? packet->sport : packet->dport;
-		name->key4.lport = in ? packet->dport : packet->sport;
-		name->key4.protocol = packet->protocol;
-	} else {
-		__builtin_memcpy(name->key6.remote, in ? packet->src : packet->dst, sizeof(packet->src));
-		__builtin_memcpy(name->key6.local, in ? packet->dst : packet->src, sizeof(packet->src));
-		name->key6.rport = in ? packet->sport : packet->dport;
-		name->key6.lport = in ? packet->dport : packet->sport;
-		name->key6.protocol = packet->protocol;
-	}
+	if (packet->family == WM_AF_INET)
+		wm_flow4_key(packet, direction, &name->key4);
+	else
+		wm_flow6_key(packet, direction, &name->key6);
 }
 
 /* A flow that was answered. */

@@ -25,4 +25,6 @@ BPF_F_TABLE("lru_hash:" WM_MAPS "/fresh6", struct wm_flow6_key, struct wm_flow, 
 BPF_F_TABLE("lru_hash:" WM_MAPS "/fragments", struct wm_fragment_key, struct wm_fragment_ports, fw_fragments,
 	    1, 0);
 BPF_F_TABLE("lru_hash:" WM_MAPS "/judged", struct wm_judged_key, __u64, fw_judged, 1, 0);
+BPF_F_TABLE("percpu_array:" WM_MAPS "/locals", __u32, struct wm_fw_local, fw_locals, 1, 0);
+BPF_F_TABLE("percpu_array:" WM_MAPS "/room", __u32, struct wm_fw_room, fw_room, 1, 0);
 BPF_F_TABLE("percpu_array:" WM_MAPS "/metrics", __u32, struct wm_metric, fw_metrics, 1, 0);

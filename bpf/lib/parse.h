@@ -9,8 +9,9 @@
 
 #define WM_AF_INET 2
 #define WM_AF_INET6 10
-#define WM_VLAN_TAGS 2  /* tags left in the packet: the outermost one is usually in the skb already */
-#define WM_EXTENSIONS 8 /* IPv6 extension headers that are walked; more than that counts as broken */
+#define WM_VLAN_TAGS 2     /* tags left in the packet: the outermost one is usually in the skb already */
+#define WM_EXTENSIONS 8    /* IPv6 extension headers that are walked; more than that counts as broken */
+#define WM_FARTHEST 0x3FFF /* no header that is read begins beyond; the verifier wants a bound */
 #define WM_IP_OFFSET 0x1FFF
 #define WM_IP_MORE 0x2000
 #define WM_IP6_OFFSET 0xFFF8
@@ -70,8 +71,13 @@ struct wm_arp {
 #define WM_HEADER(name, type)                                                                                \
 	static __always_inline const type *name(struct __sk_buff *skb, __u32 offset, type *room)             \
 	{                                                                                                    \
-		const type *header = (void *)(long)skb->data + offset;                                       \
+		const type *header;                                                                          \
                                                                                                              \
+		if (offset > WM_FARTHEST)                                                                    \
+			return NULL;                                                                         \
+		/* Nothing changes, but the verifier sees the bound on the register that is added. */        \
+		asm volatile("%0 &= 0x3FFF" : "+r"(offset));                                                 \
+		header = (void *)(long)skb->data + offset;                                                   \
 		if ((void *)(header + 1) <= (void *)(long)skb->data_end)                                     \
 			return header;                                                                       \
 		return bpf_skb_load_bytes(skb, offset, room, sizeof(*room)) < 0 ? NULL : room;               \

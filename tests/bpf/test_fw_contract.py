@@ -70,6 +70,8 @@ def test_numbers(name: str, value: int) -> None:
         ("wm_flow6_key", fw.FLOW6_KEY.size),
         ("wm_flow", fw.FLOW.size),
         ("wm_fragment_key", fw.FRAGMENT_KEY.size),
+        ("wm_fw_local", fw.LOCAL.size),
+        ("wm_fw_room", fw.ROOM_BYTES),
         ("wm_judged_key", fw.JUDGED_KEY.size),
     ],
 )

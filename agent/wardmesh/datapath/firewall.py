@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-import os
+import math
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -32,12 +33,13 @@ from wardmesh.model.errors import WardmeshError
 Entries = dict[Network, "tuple[int, int]"]
 _PEER_MAPS = {"ipcache4": "peers4", "ipcache6": "peers6", "prefix4": "nets4", "prefix6": "nets6"}
 _KEY_SIZES = {"peers4": 4, "peers6": 16, "nets4": 8, "nets6": 20}
-_COARSE_CLOCK = (5, 11)  # the kernel that brought bpf_ktime_get_coarse_ns
+_COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE, linux/time.h
 
 
-def _clock_flag() -> tuple[str, ...]:
-    major, minor = (int(part) for part in os.uname().release.split(".")[:2])
-    return ("-DWM_COARSE_CLOCK",) if (major, minor) >= _COARSE_CLOCK else ()
+def _clock_flags() -> tuple[str, ...]:
+    """How many jiffies make a second, which the coarse clock's resolution tells, and a tick: a power of two."""
+    per_second = round(1 / time.clock_getres(_COARSE_CLOCK))
+    return f"-DWM_HZ={per_second}", f"-DWM_TICK_SHIFT={round(math.log2(per_second))}"
 
 
 class Firewall:
@@ -58,7 +60,7 @@ class Firewall:
             {},
             python,
             paths,
-            (f"-DWM_FW_ROWS={rows_max}", *_clock_flag()),
+            (f"-DWM_FW_ROWS={rows_max}", *_clock_flags()),
         )
 
     def ensure_loaded(self) -> bool:

@@ -55,12 +55,15 @@ FLOW4_KEY = struct.Struct("=4s4s2s2sB3x")  # remote, local, remote port, local p
 FLOW6_KEY = struct.Struct("=16s16s2s2sB3x")
 FLOW = struct.Struct("=QQQQIIIIHBBB3x")  # packets ×2, bytes ×2, generation, identity, row, expires, class, …
 FRAGMENT_KEY = struct.Struct("=16s16sII")
+LOCAL = struct.Struct("=16sIIII")  # address, device, until, family, unused
 JUDGED_KEY = struct.Struct("=BBHI")  # direction, half, class, row
 
 PROGRAMS = ("egress_l2", "egress_l3", "ingress_l2", "ingress_l3")
 MAX_FAILSAFE = 256
 MAX_FRAGMENTS = 8192
 MAX_JUDGED = 65536
+LOCALS = 256
+ROOM_BYTES = 256
 
 _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE = 1, 2, 6, 9, 11
 _NO_PREALLOC = 1
@@ -90,13 +93,16 @@ def map_specs(peers_max: int, rows_max: int, flows_max: int) -> tuple[MapSpec, .
         MapSpec("fresh6", _LRU_HASH, FLOW6_KEY.size, FLOW.size, fresh),
         MapSpec("fragments", _LRU_HASH, FRAGMENT_KEY.size, 4, MAX_FRAGMENTS),
         MapSpec("judged", _LRU_HASH, JUDGED_KEY.size, 8, MAX_JUDGED),
+        MapSpec("locals", _PERCPU_ARRAY, ROW.size, LOCAL.size, LOCALS),
+        MapSpec("room", _PERCPU_ARRAY, ROW.size, ROOM_BYTES, 1),
         MapSpec("metrics", _PERCPU_ARRAY, ROW.size, METRIC.size, METRIC_ROWS),
     )
 
 
 def contract_hash(peers_max: int, rows_max: int, flows_max: int) -> str:
     """Twelve hex digits that change with any layout or size: the name of a generation of maps."""
-    layouts = (STATE, PORTS_ROW, PEER, FAILSAFE_KEY, FLOW4_KEY, FLOW6_KEY, FLOW, FRAGMENT_KEY, JUDGED_KEY)
+    keys = (FAILSAFE_KEY, FLOW4_KEY, FLOW6_KEY, FRAGMENT_KEY, JUDGED_KEY)
+    layouts = (STATE, PORTS_ROW, PEER, FLOW, LOCAL, *keys)
     terms = {
         "maps": [asdict(spec) for spec in map_specs(peers_max, rows_max, flows_max)],
         "layouts": [layout.format for layout in layouts],

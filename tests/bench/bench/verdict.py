@@ -26,17 +26,18 @@ def firewall_costs(repeat: int, passes: int) -> dict[str, float]:
     from tests.bpf.harness import context
 
     from wardmesh.datapath import bpfsys
-    from wardmesh.datapath.contract import INGRESS
+    from wardmesh.datapath.contract import EGRESS, INGRESS
 
     with tempfile.TemporaryDirectory() as name, fw.loaded_firewall(Path(name)) as bench:
         empty = stub.load(bench.firewall._map("state"))
         four = packets.ethernet(packets.ipv4(fw.FRIEND4, fw.SELF4, _tcp(4000, 80, 0x10)))
         six = packets.ethernet(packets.ipv6(fw.FRIEND6, fw.SELF6, _tcp(4000, 80, 0x10)))
-        for syn in (
-            packets.ipv4(fw.FRIEND4, fw.SELF4, _tcp(4000, 80, 2)),
-            packets.ipv6(fw.FRIEND6, fw.SELF6, _tcp(4000, 80, 2)),
+        for write, friend, own in (
+            (packets.ipv4, fw.FRIEND4, fw.SELF4),
+            (packets.ipv6, fw.FRIEND6, fw.SELF6),
         ):
-            assert bench.passes(INGRESS, packets.ethernet(syn))
+            assert bench.passes(INGRESS, packets.ethernet(write(friend, own, _tcp(4000, 80, 2))))
+            assert bench.passes(EGRESS, packets.ethernet(write(own, friend, _tcp(80, 4000, 0x12))))
         denied = packets.ethernet(packets.ipv4(fw.FOE4, fw.SELF4, _tcp(4000, 80, 2)))
         program = bench.program(INGRESS)
         runs = {
@@ -64,7 +65,7 @@ def _new_flows(program: int, count: int) -> float:
 
     times = []
     for number in range(count):
-        packet = packets.ethernet(packets.ipv4(fw.FRIEND4, fw.SELF4, _tcp(1024 + number % 60000, 80, 2)))
+        packet = packets.ethernet(packets.ipv4(fw.FRIEND4, fw.SELF4, _tcp(4001 + number % 60000, 80, 2)))
         times.append(bpfsys.prog_test_run(program, packet, context()).nanoseconds)
     return median([float(value) for value in times])
 
