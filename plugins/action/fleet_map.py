@@ -31,6 +31,7 @@ def declared(group, task_vars):
         facts = {
             "key": report.get("public_key") or "",
             "key_generation": report.get("key_generation") or 0,
+            "own_labels": report.get("labels"),
             "addresses": list(variables.get("wardmesh_addresses") or report.get("addresses") or []),
         }
         for variable, field in FIELDS.items():

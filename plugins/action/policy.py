@@ -24,6 +24,14 @@ def read(sources):
     return found
 
 
+def read_bytes(path):
+    """The fleet map that the rollout of the mesh left on the controller."""
+    if not path or not os.path.exists(path):
+        raise PolicyFilesError("%s: no fleet map to test the policies on; run site.yml first" % path)
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
 class ActionModule(ActionBase):
     """state confirmed and absent: the module alone."""
 
@@ -36,7 +44,13 @@ class ActionModule(ActionBase):
         try:
             sources = arguments.get("src") or []
             sources = [sources] if isinstance(sources, str) else list(sources)
-            arguments["files"] = checked(read([self._find_needle("files", path) for path in sources]))
+            tests = arguments.pop("tests", None) or []
+            who = arguments.pop("fleet_map", None)
+            arguments["files"] = checked(
+                read([self._find_needle("files", path) for path in sources]),
+                read(tests),
+                read_bytes(who) if tests else b"",
+            )
         except (OSError, PolicyFilesError) as error:
             result.update(failed=True, msg=str(error))
             return result

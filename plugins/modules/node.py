@@ -38,6 +38,10 @@ key_generation:
   description: How often the key was replaced, plus one.
   returned: always
   type: int
+labels:
+  description: Labels from the host's own configuration and those that were added on it.
+  returned: always
+  type: dict
 addresses:
   description: Addresses that belong to the fleet.
   returned: always
@@ -57,7 +61,12 @@ def main():
                 msg="the agent is not installed (remedy: run the role wardmesh.fleet.agent first)"
             )
         module.exit_json(
-            changed=True, public_key="", key_generation=1, addresses=[], diff={"before": "", "after": "key\n"}
+            changed=True,
+            public_key="",
+            key_generation=1,
+            addresses=[],
+            labels={},
+            diff={"before": "", "after": "key\n"},
         )
     words = ["node", "init", "--hint", module.params["hint"]] + (["--dry-run"] if module.check_mode else [])
     facts = _agent.call(module, words)
@@ -66,6 +75,7 @@ def main():
         public_key=facts["public_key"] or "",
         key_generation=facts["key_generation"],
         addresses=facts["addresses"],
+        labels=facts["labels"],
         diff={"before": "" if facts["changed"] else "key\n", "after": "key\n"},
     )
 

@@ -40,6 +40,15 @@ options:
     description: Seconds that the set is on trial; V(0) is no trial.
     type: int
     default: 0
+  tests:
+    description:
+      - Files of assertions on the controller. Unless all of them hold for the set, no host is touched.
+    type: list
+    elements: path
+    default: []
+  fleet_map:
+    description: The fleet map on the controller, which says who is who; needed for O(tests).
+    type: path
   files:
     description: Names and texts of the files; filled in on the controller.
     type: dict
@@ -50,6 +59,8 @@ EXAMPLES = r"""
 - name: The whole set, on trial for a minute
   wardmesh.fleet.policy:
     src: [policies]
+    tests: [policy-tests.yaml]
+    fleet_map: wardmesh-fleet.json
     state: replaced
     confirm_within: 60
 
@@ -135,6 +146,8 @@ def main():
             },
             "names": {"type": "list", "elements": "str", "default": []},
             "confirm_within": {"type": "int", "default": 0},
+            "tests": {"type": "list", "elements": "path", "default": []},
+            "fleet_map": {"type": "path"},
             "files": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,

@@ -65,6 +65,10 @@ def merge(
         for field in ("key", "key_generation", "addresses"):
             if facts.get(field):
                 entry[field] = facts[field]
+        if facts.get("own_labels") is not None:  # the host reported; without a report it keeps what is known
+            entry.pop("own_labels", None)
+            if facts["own_labels"]:
+                entry["own_labels"] = facts["own_labels"]
         for field in ("endpoint", "keepalive", "allowed_ips", "labels"):
             entry.pop(field, None)
             if facts.get(field):
@@ -98,10 +102,12 @@ def wire_member(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         ("endpoint", "endpoint"),
         ("keepalive", "keepalive"),
         ("allowed_ips", "allowedIPs"),
-        ("labels", "labels"),
     ):
         if entry.get(field):
             member[wire] = entry[field]
+    labels = {**entry.get("own_labels", {}), **entry.get("labels", {})}
+    if labels:
+        member["labels"] = labels  # the inventory decides where both name a key
     return member
 
 

@@ -17,18 +17,40 @@ class PolicyFilesError(Exception):
     """A file is not valid; the text says where, why and what to do."""
 
 
-def checked(files: Mapping[str, str]) -> dict[str, str]:
-    """The files, if they are a valid set that can be enforced; the same set is parsed once for all hosts."""
-    key = hash(tuple(sorted(files.items())))
-    if key not in _known:
-        if str(AGENT) not in sys.path:
-            sys.path.insert(0, str(AGENT))
-        from wardmesh.model.errors import WardmeshError
-        from wardmesh.policy.files import parse_policies
+def checked(files: Mapping[str, str], tests: Mapping[str, str], fleet_map: bytes) -> dict[str, str]:
+    """The files, if they are a valid set that can be enforced and every assertion of tests holds.
 
-        try:
-            parse_policies(sorted(files.items()), "policies")
-        except WardmeshError as error:
-            raise PolicyFilesError(str(error)) from error
+    fleet_map: bytes of the map that says who is who, for the tests. The same set is judged once for all hosts.
+    """
+    key = hash((tuple(sorted(files.items())), tuple(sorted(tests.items())), fleet_map))
+    if key not in _known:
+        _judge(files, tests, fleet_map)
         _known[key] = True
     return dict(files)
+
+
+def _judge(files: Mapping[str, str], tests: Mapping[str, str], fleet_map: bytes) -> None:
+    if str(AGENT) not in sys.path:
+        sys.path.insert(0, str(AGENT))
+    from wardmesh.model.errors import WardmeshError
+    from wardmesh.model.fleetmap import parse_fleet_map
+    from wardmesh.policy.assertions import check_assertions
+    from wardmesh.policy.engine import Engine
+    from wardmesh.policy.files import parse_policies
+    from wardmesh.policy.view import endpoints_of
+
+    failed: list[str] = []
+    try:
+        policies = parse_policies(sorted(files.items()), "policies")
+        if tests:
+            fleet = parse_fleet_map(fleet_map, "the fleet map")
+            engine = Engine(policies, endpoints_of(fleet), fleet.cluster.name)
+            for name, text in tests.items():
+                failed += check_assertions(engine, text, name)[1]
+    except WardmeshError as error:
+        raise PolicyFilesError(str(error)) from error
+    if failed:
+        raise PolicyFilesError(
+            "%d assertions about these policies do not hold, no host was touched: %s"
+            % (len(failed), "; ".join(failed))
+        )

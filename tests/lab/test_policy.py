@@ -181,7 +181,8 @@ def test_a_lock_out_of_ssh_is_undone_by_the_host(mesh: Fleet, tmp_path: Path) ->
     started = time.monotonic()
     # In a unit of its own: the session that asks for it is cut off before it gets its answer.
     two.run(
-        "systemd-run -q --on-active=1 --timer-property=AccuracySec=100ms wardmesh policy apply /run/p --replace --confirm-within 10"
+        "systemd-run -q --on-active=1 --timer-property=AccuracySec=100ms"
+        " wardmesh policy apply /run/p --replace --confirm-within 10"
     )
     time.sleep(3)
     assert two.run("true", check=False, timeout=20).returncode != 0
@@ -210,7 +211,14 @@ def test_the_playbook_says_which_rule_cut_the_controller_off(mesh: Fleet) -> Non
 def test_the_playbook_applies_confirms_and_changes_nothing_twice(mesh: Fleet) -> None:
     one, two, three = mesh.lab.hosts
     policies(mesh, 80)
-    predicted = changed_tasks(mesh.play("policy", "--check", "--diff"))
+    (mesh.folder / "tests.yaml").write_text(
+        "tests: [{from: node3, to: node2, port: 80/tcp, expect: allowed}]"
+    )
+    tests = ("-e", f'{{"wardmesh_policy_tests": ["{mesh.folder}/tests.yaml"]}}')
+    refused = mesh.play("policy", *tests, check=False)
+    assert refused.returncode != 0 and "no host was touched" in refused.stdout
+    (mesh.folder / "tests.yaml").write_text("tests: [{from: node3, to: node2, port: 80/tcp, expect: denied}]")
+    predicted = changed_tasks(mesh.play("policy", "--check", "--diff", *tests))
     done = mesh.play("policy")
     assert changed_tasks(done) == predicted
     assert {host for _task, host in predicted} == {"node1", "node2", "node3"}

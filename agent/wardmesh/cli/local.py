@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wardmesh.cli.labels import by_hand
 from wardmesh.cli.output import emit, paths_of
 from wardmesh.host.files import read_bytes
 from wardmesh.model.config import Config, parse_config
@@ -96,11 +97,14 @@ def node_init(args: argparse.Namespace) -> int:
     known = load_or_create(paths_of(args), dry_run=args.dry_run)
     with Netlink() as link:
         addresses = [str(address) for address in node_addresses(link, args.hint)]
+    paths = paths_of(args)
+    labels = {**_config(paths.config, needed=False).labels, **by_hand(paths)}
     document = {
         "changed": known.created,
         "public_key": known.public_key,
         "key_generation": known.generation,
         "addresses": addresses,
+        "labels": labels,
     }
     words = [f"public key: {known.public_key or 'none yet'}", f"addresses:  {', '.join(addresses) or 'none'}"]
     return emit(args, document, "\n".join(words))

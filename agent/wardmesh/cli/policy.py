@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,14 +15,13 @@ import yaml
 from wardmesh.cli.output import emit
 from wardmesh.host.files import read_bytes
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import Address, parse_fleet_map
-from wardmesh.policy.cases import PROTOCOLS, read_cases
+from wardmesh.model.fleetmap import parse_fleet_map
+from wardmesh.policy.assertions import check_assertions, judge
+from wardmesh.policy.cases import read_cases
 from wardmesh.policy.documents import PolicySet, parse_text, policy_set
-from wardmesh.policy.engine import Action, Engine
+from wardmesh.policy.engine import Engine
 from wardmesh.policy.fleet import Endpoint, implicit_labels
 from wardmesh.policy.view import compare, endpoints_of, selector_rows
-
-_PORT = re.compile(r"^(?:(?P<port>[a-z0-9-]+)/)?(?P<protocol>tcp|udp|sctp|icmp|icmpv6)$", re.IGNORECASE)
 
 
 def text_of(path: Path) -> str:
@@ -136,10 +134,9 @@ def test(args: argparse.Namespace) -> int:
     engine = Engine(load(policies), *fleet(args.fleet))
     failed, count = [], 0
     for path in args.tests:
-        for number, item in enumerate(_assertions(path), 1):
-            count += 1
-            said = _check(engine, item, f"{path}: assertion {number}")
-            failed += [said] if said else []
+        checked, wrong = check_assertions(engine, text_of(path), str(path))
+        count += checked
+        failed += wrong
     words = [*failed, f"{count - len(failed)} of {count} assertions hold"]
     emit(args, {"assertions": count, "failed": failed}, "\n".join(words))
     return 1 if failed else 0
@@ -159,34 +156,6 @@ def _test_cases(args: argparse.Namespace) -> int:
     return 1 if differences else 0
 
 
-def _assertions(path: Path) -> list[dict[str, Any]]:
-    try:
-        data = yaml.safe_load(text_of(path))
-        return [dict(item) for item in (data["tests"] if isinstance(data, dict) else data)]
-    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise WardmeshError(
-            "not a list of assertions",
-            where=str(path),
-            why=str(error).splitlines()[0],
-            remedy="write tests: [{from: web1, to: db1, port: 5432/tcp, expect: allowed}]",
-        ) from error
-
-
-def _check(engine: Engine, item: dict[str, Any], where: str) -> str:
-    missing = [key for key in ("from", "to", "port", "expect") if key not in item]
-    if missing or item.get("expect") not in ("allowed", "denied"):
-        raise WardmeshError(
-            f"an assertion needs from, to, port and expect ({', '.join(missing) or 'allowed or denied'})",
-            where=where,
-            remedy="write {from: web1, to: db1, port: 5432/tcp, expect: allowed}",
-        )
-    answer = judge(engine, str(item["from"]), str(item["to"]), str(item["port"]))
-    if answer["verdict"] == item["expect"]:
-        return ""
-    flow = f"{item['from']} -> {item['to']} {item['port']}"
-    return f"{where}: {flow}: expected {item['expect']}, found {answer['verdict']} ({answer['why']})"
-
-
 # --- trace ---
 
 
@@ -195,58 +164,6 @@ def trace(args: argparse.Namespace) -> int:
     answer = judge(_engine(args), args.source, args.target, args.port)
     words = [f"egress of {args.source}: {answer['egress']}", f"ingress of {args.target}: {answer['ingress']}"]
     return emit(args, answer, "\n".join([*words, f"verdict: {answer['verdict']}"]))
-
-
-def judge(engine: Engine, source: str, target: str, port: str) -> dict[str, Any]:
-    """The verdict of both sides for a flow, in words."""
-    number, protocol = _parse_port(port)
-    sides = []
-    for own, peer, ingress in ((source, target, False), (target, source, True)):
-        sides.append(_side(engine, own, peer, protocol, number, ingress))
-    verdict = "allowed" if all(side[0] for side in sides) else "denied"
-    why = next((text for good, text in sides if not good), sides[-1][1])
-    return {"verdict": verdict, "egress": sides[0][1], "ingress": sides[1][1], "why": why}
-
-
-def _side(engine: Engine, own: str, peer: str, protocol: int, port: int, ingress: bool) -> tuple[bool, str]:
-    subject = engine.endpoints.get(own)
-    if subject is None:
-        _address(engine, own)
-        return True, "allowed: not a member, it has no policy of ours"
-    direction = engine.direction(subject, ingress)
-    place = engine.universe.place_of(_address(engine, peer))
-    action, grant = direction.decide(place, protocol, port)
-    good = action in (Action.ALLOW, Action.AUDIT)
-    word = {Action.ALLOW: "allowed", Action.AUDIT: "allowed (audit)"}.get(action, "denied")
-    if grant is not None:
-        return good, f"{word} by {grant.name}"
-    if not direction.enforced:
-        return good, f"{word}: no rule switches to default deny, and none forbids it"
-    return (
-        good,
-        f"{word}: default deny, and none of {len(direction.grants)} rule items that speak to it allows it",
-    )
-
-
-def _address(engine: Engine, name: str) -> Address:
-    known = engine.endpoints.get(name)
-    if known is not None:
-        return known.addresses[0]
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError as error:
-        raise WardmeshError(
-            "neither a member nor an address", where=name, remedy=f"members: {', '.join(engine.endpoints)}"
-        ) from error
-
-
-def _parse_port(text: str) -> tuple[int, int]:
-    found = _PORT.match(text) or _PORT.match(f"{text}/tcp")
-    port = found["port"] if found else None
-    if not found or not (port or "").isdigit() or int(port or 0) > 65535:
-        raise WardmeshError("not a port", where=text, remedy="write 5432/tcp, 53/udp or 8/icmp (the type)")
-    name = "ICMPv6" if found["protocol"].lower() == "icmpv6" else found["protocol"].upper()
-    return int(port or 0), PROTOCOLS[name]
 
 
 # --- diff, selectors ---

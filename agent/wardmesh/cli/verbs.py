@@ -49,6 +49,8 @@ def add_all(groups: Groups) -> None:
     _add_fleet(_group(groups, "fleet", "the fleet map"))
     _add_config(_group(groups, "config", "the configuration"))
     _add_policy(_group(groups, "policy", "policies"))
+    _add_labels(groups)
+    _add_kernel(_group(groups, "bpf", "what lies in the kernel"))
     _add_host(groups)
 
 
@@ -161,6 +163,31 @@ def _add_enforce(groups: Groups) -> None:
     delete.add_argument("name", nargs="*", help="name of a policy, or of its file")
     delete.add_argument("--all", action="store_true", help="remove every policy")
     _dry_run(delete)
+
+
+def _add_labels(groups: Groups) -> None:
+    endpoint = _group(groups, "endpoint", "the endpoint of this host")
+    _add(endpoint, "list", "labels:endpoint_list", "enforcement, identity, labels and addresses of this host")
+    identity = _group(groups, "identity", "identities of the fleet")
+    _add(identity, "list", "labels:identity_list", "every identity and its labels")
+    get = _add(identity, "get", "labels:identity_get", "one identity")
+    get.add_argument("id", type=int, help="its number")
+    labels = _group(groups, "labels", "labels of this host")
+    _add(labels, "list", "labels:listing", "labels in force, and those that the fleet does not know yet")
+    for verb, text in (("add", "give this host labels"), ("remove", "take labels away that were added here")):
+        made = _add(labels, verb, f"labels:{verb}", text)
+        made.add_argument("label", nargs="+", help="KEY=VALUE" if verb == "add" else "KEY")
+        _dry_run(made)
+
+
+def _add_kernel(groups: Groups) -> None:
+    for name, text in (
+        ("ipcache", "who an address is, as the guard sees it"),
+        ("policy", "verdicts by peers and ports, and how many new flows each decided"),
+        ("ct", "connections"),
+        ("maps", "entries of every map, and how many fit"),
+    ):
+        _add(_group(groups, name, text), "list", f"kernel:{name}_list", text)
 
 
 def _add_host(groups: Groups) -> None:

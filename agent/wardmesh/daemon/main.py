@@ -53,6 +53,7 @@ class Api:
             ("GET", "/v1/key"): self.key,
             ("POST", "/v1/reload"): self.reload,
             ("POST", "/v1/mode"): self.mode,
+            ("GET", "/v1/endpoints"): lambda _body: self._ask(lambda: {"endpoints": self._view.endpoints()}),
             ("GET", "/v1/policy"): lambda _body: self._ask(self._trial.state),
             ("POST", "/v1/policy/preview"): lambda body: self._ask(lambda: self._trial.preview(_files(body))),
             ("POST", "/v1/policy/try"): self.policy_try,

@@ -12,7 +12,11 @@ from typing import Any
 from wardmesh import __version__
 from wardmesh.daemon.desired import Mesh
 from wardmesh.daemon.engine import Engine
+from wardmesh.daemon.firewall_tables import engine_of
+from wardmesh.daemon.inputs import Inputs
 from wardmesh.model.errors import WardmeshError
+from wardmesh.model.fleetmap import FleetMap
+from wardmesh.model.identity import HOST, identities, member_labels
 from wardmesh.wireguard.backend import DeviceState
 from wardmesh.wireguard.liveness import UP
 from wardmesh.wireguard.mark import INTERFACE
@@ -40,6 +44,19 @@ def agent_digest() -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.suffix == ".pyz" else ""
     except OSError:
         return ""
+
+
+def enforcement(inputs: Inputs, fleet: FleetMap, own: str) -> tuple[str, str]:
+    """Ingress and egress: Enabled, Disabled, or Disabled (Audit)."""
+    wall = inputs.config.firewall
+    if not wall.enabled:
+        return "Disabled", "Disabled"
+    engine = engine_of(inputs.policies, fleet)
+    word = "Disabled (Audit)" if wall.audit else "Enabled"
+    found = [
+        word if engine.direction(engine.endpoints[own], way).enforced else "Disabled" for way in (True, False)
+    ]
+    return found[0], found[1]
 
 
 class View:
@@ -125,6 +142,27 @@ class View:
                 }
             )
         return rows
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        """This host's endpoint; a host is one (DESIGN §6)."""
+        inputs, mesh = self._engine.inputs, self._engine.mesh
+        if mesh is None or inputs.fleet is None:
+            return []
+        member, cluster = mesh.own, inputs.fleet.cluster.name
+        enforced = enforcement(inputs, mesh.fleet, member.name)
+        return [
+            {
+                "id": HOST,
+                "ingress": enforced[0],
+                "egress": enforced[1],
+                "identity": HOST,
+                "fleetIdentity": identities(inputs.fleet)[member.name],
+                "labels": ["reserved:host", *sorted(member_labels(member, cluster))],
+                "ipv4": next((str(a) for a in member.addresses if a.version == 4), ""),
+                "ipv6": next((str(a) for a in member.addresses if a.version == 6), ""),
+                "status": "alive",
+            }
+        ]
 
     def starting(self) -> dict[str, Any]:
         """The status before the first pass is done."""

@@ -69,6 +69,7 @@ _ARRAY = 2
 _PERCPU_ARRAY = 6
 _LPM_TRIE = 11
 _NO_PREALLOC = 1
+ARRAYS = (_ARRAY, _PERCPU_ARRAY)  # kinds that are always full
 
 
 @dataclass(frozen=True)

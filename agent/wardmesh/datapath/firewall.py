@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from wardmesh.datapath.contract import (
     metric_row,
 )
 from wardmesh.datapath.fw_tables import PolicyTables, Step, plan
+from wardmesh.datapath.fw_view import ticks_per_second
 from wardmesh.datapath.guard import Counter, possible_cpus
 from wardmesh.datapath.pins import Pins
 from wardmesh.datapath.programs import Programs
@@ -33,13 +32,11 @@ from wardmesh.model.errors import WardmeshError
 Entries = dict[Network, "tuple[int, int]"]
 _PEER_MAPS = {"ipcache4": "peers4", "ipcache6": "peers6", "prefix4": "nets4", "prefix6": "nets6"}
 _KEY_SIZES = {"peers4": 4, "peers6": 16, "nets4": 8, "nets6": 20}
-_COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE, linux/time.h
 
 
 def _clock_flags() -> tuple[str, ...]:
-    """How many jiffies make a second, which the coarse clock's resolution tells, and a tick: a power of two."""
-    per_second = round(1 / time.clock_getres(_COARSE_CLOCK))
-    return f"-DWM_HZ={per_second}", f"-DWM_TICK_SHIFT={round(math.log2(per_second))}"
+    per_second, shift = ticks_per_second()
+    return f"-DWM_HZ={per_second}", f"-DWM_TICK_SHIFT={shift}"
 
 
 class Firewall:

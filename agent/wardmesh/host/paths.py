@@ -42,6 +42,10 @@ class Paths:
         return self.state / "state.json"
 
     @property
+    def labels(self) -> Path:
+        return self.state / "labels.json"
+
+    @property
     def sysctls(self) -> Path:
         return self.state / "sysctl.json"
 

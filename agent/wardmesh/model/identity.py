@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from wardmesh.model.fleetmap import FleetMap, Member
 
 HOST, WORLD, REMOTE_NODE = 1, 2, 6
+# Upstream's reserved identities (pkg/identity/numericidentity.go), those that a host meets.
+RESERVED = {1: "host", 2: "world", 6: "remote-node", 9: "world-ipv4", 10: "world-ipv6"}
 LOCAL_MIN, LOCAL_MAX = 256, 65535
 
 

@@ -56,6 +56,16 @@ def test_a_silent_host_stays() -> None:
     assert rollout(registry, silent)[1] == data
 
 
+def test_labels_of_the_host_stay_while_it_is_silent_and_the_inventory_decides() -> None:
+    host = {"a": facts(1, own_labels={"app": "web", "env": "test"}, labels={"env": "prod"})}
+    registry, data = rollout(compiler.empty_registry(), host)
+    assert parse_fleet_map(data, "map").members[0].labels == {"app": "web", "env": "prod"}
+    registry, data = rollout(registry, {"a": {"own_labels": None}})
+    assert parse_fleet_map(data, "map").members[0].labels == {"app": "web", "env": "test"}
+    registry, data = rollout(registry, {"a": facts(1, own_labels={})})
+    assert parse_fleet_map(data, "map").members[0].labels == {}
+
+
 def test_a_host_that_left_the_inventory_stays_with_a_warning() -> None:
     registry, data = rollout(compiler.empty_registry(), FLEET)
     fewer = {name: FLEET[name] for name in ("a", "b")}

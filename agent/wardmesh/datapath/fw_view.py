@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the firewall's pinned maps hold, read from the kernel and not from the agent's memory."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+import time
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wardmesh.datapath import bpfsys
+from wardmesh.datapath import fw_contract as fw
+from wardmesh.datapath.contract import ARRAYS, DIRECTIONS, ROW, MapSpec, Network, ipcache_network
+from wardmesh.datapath.pins import open_pins
+from wardmesh.model.errors import WardmeshError
+from wardmesh.model.fleetmap import Address
+
+CELLS = {fw.NO_RULE: "None", fw.ALLOW: "Allow", fw.DENY: "Deny", fw.AUDIT: "Audit"}
+PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
+PEER_MAPS = {
+    "ipcache4": ("peers4", 4),
+    "ipcache6": ("peers6", 16),
+    "prefix4": ("nets4", 8),
+    "prefix6": ("nets6", 20),
+}
+WORLD = {fw.ROW_WORLD4: "world-ipv4", fw.ROW_WORLD6: "world-ipv6"}
+_TABLES = ("TCP", "UDP", "SCTP")
+_COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE, linux/time.h
+_EARLY = 300  # seconds before its first wrap at which the kernel's 32-bit jiffies start (linux/jiffies.h)
+
+
+def ticks_per_second() -> tuple[int, int]:
+    """Jiffies of a second, which the coarse clock's resolution tells, and the shift to a tick."""
+    per_second = round(1 / time.clock_getres(_COARSE_CLOCK))
+    return per_second, round(math.log2(per_second))
+
+
+def tick_seconds() -> float:
+    """How long a tick is: about a second."""
+    per_second, shift = ticks_per_second()
+    return (1 << shift) / per_second
+
+
+@dataclass(frozen=True)
+class PolicyLine:
+    """What one group of peers meets at one range of ports. peers: identities, or a name of the world."""
+
+    verdict: str
+    direction: str
+    peers: tuple[str, ...]
+    ports: str
+    flows: int
+
+
+@dataclass(frozen=True)
+class FlowLine:
+    """One connection, as its entry stands; expires in seconds, packets and bytes there and back."""
+
+    protocol: str
+    direction: str
+    remote: str
+    local: str
+    expires: int
+    packets: tuple[int, int]
+    bytes: tuple[int, int]
+    identity: int
+    flags: tuple[str, ...]
+    verdict: str
+
+
+class PinnedFirewall:
+    """The pinned maps of one contract; use as a context manager."""
+
+    def __init__(self, folder: Path, specs: tuple[MapSpec, ...], rows_max: int) -> None:
+        maps = open_pins(folder, [spec.name for spec in specs])
+        if maps is None:
+            raise WardmeshError(
+                "the firewall is not in the kernel",
+                where=str(folder),
+                remedy="set hostFirewall.enabled to true and see wardmesh status",
+            )
+        self._maps = maps
+        self._specs = {spec.name: spec for spec in specs}
+        self._rows_max = rows_max
+
+    def __enter__(self) -> PinnedFirewall:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for fd in self._maps.values():
+            os.close(fd)
+
+    def _items(self, name: str) -> dict[bytes, bytes]:
+        spec = self._specs[name]
+        return bpfsys.map_items(self._maps[name], spec.key_size, spec.value_size)
+
+    # --- peers and policy ---
+
+    def peers(self) -> dict[Network, tuple[int, int]]:
+        """Identity and row by network."""
+        found: dict[Network, tuple[int, int]] = {}
+        for slot, (name, _size) in PEER_MAPS.items():
+            for key, value in self._items(name).items():
+                identity, row = fw.PEER.unpack(value)
+                found[ipcache_network(slot, key)] = (int(identity), int(row))
+        return found
+
+    def policy(self) -> list[PolicyLine]:
+        """Every range of ports that some rule decides about, for each group of peers."""
+        raw = bpfsys.map_lookup(self._maps["state"], ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
+        half = int(fw.STATE.unpack(raw)[0]) & 1
+        groups: dict[int, set[str]] = {row: {name} for row, name in WORLD.items()}
+        for identity, row in self.peers().values():
+            groups.setdefault(row, set()).add(str(identity))
+        judged = {
+            fw.JUDGED_KEY.unpack(key): int.from_bytes(value, "little")
+            for key, value in self._items("judged").items()
+        }
+        pieces = self._items("classes")
+        lines: list[PolicyLine] = []
+        for direction, label in DIRECTIONS.items():
+            runs = _runs(pieces, half, direction)
+            for row, names in sorted(groups.items()):
+                slot = fw.row_slot(half, direction, row, self._rows_max)
+                cells = bpfsys.map_lookup(self._maps["rows"], ROW.pack(slot), fw.ROW_BYTES)
+                if cells is None:
+                    continue
+                flows = {
+                    place: count
+                    for (way, part, place, peer), count in judged.items()
+                    if (way, part, peer) == (direction, half, row)
+                }
+                lines += _lines(runs, int.from_bytes(cells, "little"), flows, label, tuple(sorted(names)))
+        return lines
+
+    # --- connections ---
+
+    def flows(self) -> Iterator[FlowLine]:
+        """Every connection, answered ones first."""
+        per_second, shift = ticks_per_second()
+        boot = int(time.clock_gettime(time.CLOCK_MONOTONIC) * per_second)
+        now = (boot + (1 << 32) - _EARLY * per_second) >> shift
+        for name in ("flows4", "flows6", "fresh4", "fresh6"):
+            key_struct = fw.FLOW4_KEY if name.endswith("4") else fw.FLOW6_KEY
+            for key, value in self._items(name).items():
+                remote, local, rport, lport, protocol = key_struct.unpack(key)
+                yield _flow(
+                    (ipaddress.ip_address(remote), int.from_bytes(rport, "big")),
+                    (ipaddress.ip_address(local), int.from_bytes(lport, "big")),
+                    int(protocol),
+                    value,
+                    now,
+                )
+
+    # --- sizes ---
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """Name, entries that are there, entries that fit; arrays are always full."""
+        rows = []
+        for name, spec in self._specs.items():
+            fixed = spec.kind in ARRAYS
+            rows.append((name, spec.max_entries if fixed else len(self._items(name)), spec.max_entries))
+        return rows
+
+
+def _runs(pieces: Mapping[bytes, bytes], half: int, direction: int) -> list[tuple[str, int, int, int]]:
+    """(protocol, first, last, class) of a direction; what no rule tells apart is class 0."""
+    found: list[tuple[str, int, int, int]] = []
+    for table in range(fw.CLASS_TABLES):
+        slot = fw.class_slot(half, direction, table)
+        cells = array("H", b"".join(pieces[ROW.pack(slot + piece)] for piece in range(fw.CLASS_PIECES)))
+        for protocol, start, end in _spans(table):
+            first = start
+            for place in range(start + 1, end + 1):
+                if place == end or cells[place] != cells[first]:
+                    found.append((protocol, first - start, place - 1 - start, cells[first]))
+                    first = place
+    return found
+
+
+def _spans(table: int) -> list[tuple[str, int, int]]:
+    """What the places of a class table stand for: name, first place, place behind the last."""
+    if table < len(_TABLES):
+        return [(_TABLES[table], 0, fw.PORTS)]
+    return [("ICMP", fw.CLASS_ICMP, fw.CLASS_ICMP6), ("ICMPv6", fw.CLASS_ICMP6, fw.CLASS_PROTOCOL)]
+
+
+def _lines(
+    runs: list[tuple[str, int, int, int]],
+    cells: int,
+    flows: Mapping[int, int],
+    direction: str,
+    peers: tuple[str, ...],
+) -> Iterator[PolicyLine]:
+    """Neighbouring ranges with one verdict are one line; ports that no rule decides about are left out."""
+    merged: list[tuple[str, int, int, int, set[int]]] = []
+    for protocol, first, last, number in runs:
+        cell = cells >> 2 * number & 3
+        before = merged[-1] if merged else None
+        if before and before[0] == protocol and before[3] == cell and before[2] == first - 1:
+            merged[-1] = (protocol, before[1], last, cell, before[4] | {number})
+        else:
+            merged.append((protocol, first, last, cell, {number}))
+    for protocol, first, last, cell, numbers in merged:
+        if cell != fw.NO_RULE:
+            whole = first == 0 and last >= (255 if protocol.startswith("ICMP") else fw.PORTS - 1)
+            ports = "ANY" if whole else str(first) if first == last else f"{first}-{last}"
+            count = sum(flows.get(number, 0) for number in numbers)
+            yield PolicyLine(CELLS[cell], direction, peers, f"{ports}/{protocol}", count)
+
+
+def _flow(
+    remote: tuple[Address, int], local: tuple[Address, int], protocol: int, value: bytes, now: int
+) -> FlowLine:
+    """now in ticks; 32 bits of them are kept, so the distance is taken modulo 2^32."""
+    packets, back, sent, received, _generation, identity, _row, expires, _class, way, cell, state = (
+        fw.FLOW.unpack(value)
+    )
+    flags = {fw.FLOW_REPLIED: "answered", fw.FLOW_CLOSING: "closing", fw.FLOW_FAILSAFE: "failsafe"}
+    return FlowLine(
+        PROTOCOLS.get(protocol, str(protocol)),
+        DIRECTIONS.get(way, str(way)),
+        _end(*remote),
+        _end(*local),
+        int(((expires - now + (1 << 31)) % (1 << 32) - (1 << 31)) * tick_seconds()),
+        (packets, back),
+        (sent, received),
+        identity,
+        tuple(name for bit, name in flags.items() if state & bit),
+        CELLS[cell],
+    )
+
+
+def _end(address: Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
