@@ -244,12 +244,15 @@ static __always_inline int wm_fw_examine(struct __sk_buff *skb, bool l2, __u32 d
 	if (!packet->family)
 		return TC_ACT_UNSPEC;
 	wm_parse_transport(skb, packet);
-	if (wm_fw_is_tunnel(skb, packet, direction))
-		return TC_ACT_UNSPEC;
 	if (packet->l4 == WM_L4_BROKEN)
 		return wm_fw_unless_enforced(skb, direction, WM_INVALID, policy);
+	if (direction == WM_EGRESS && wm_fw_is_tunnel(skb, packet, direction))
+		return TC_ACT_UNSPEC;
 	if (packet->fragmented && wm_has_ports(packet->protocol) && !wm_fw_reassemble(packet))
 		return wm_fw_unless_enforced(skb, direction, WM_FW_FRAGMENT, policy);
+	/* Only here: the later fragments of an incoming one are known by the ports of the first. */
+	if (direction == WM_INGRESS && wm_fw_is_tunnel(skb, packet, direction))
+		return TC_ACT_UNSPEC;
 	if (packet->l4 == WM_L4_PORTS && packet->protocol == IPPROTO_TCP && !packet->fragmented &&
 	    !wm_parse_tcp(skb, packet))
 		return wm_fw_unless_enforced(skb, direction, WM_INVALID, policy);

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import pytest
 from tests.bpf.fw_harness import (
@@ -27,11 +26,9 @@ from tests.bpf.fw_harness import (
     FirewallBench,
     Verdict,
     cells,
-    loaded_firewall,
     tables,
 )
 from tests.bpf.harness import LISTEN_PORT
-from tests.bpf.netns import Namespace
 from tests.bpf.packets import (
     ICMP,
     ICMP6,
@@ -79,26 +76,6 @@ def from_us(peer: str, inner: tuple[int, bytes], **options: object) -> bytes:
     if ":" in peer:
         return ethernet(ipv6(SELF6, peer, inner, **options))  # type: ignore[arg-type]
     return ethernet(ipv4(SELF4, peer, inner, **options))  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def loaded(privileged: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirewallBench]:
-    """The real programs, loaded once."""
-    namespace = Namespace()
-    try:
-        with namespace.entered(), loaded_firewall(tmp_path_factory.mktemp("firewall")) as bench:
-            yield bench
-    finally:
-        namespace.close()
-
-
-@pytest.fixture
-def wall(loaded: FirewallBench) -> FirewallBench:
-    """The programs with POLICY in force and no flow known."""
-    loaded.firewall.set_policy(POLICY)
-    loaded.firewall.set_audit(False)
-    loaded.forget_flows()
-    return loaded
 
 
 # peer, what it sends, does it pass, what is counted
@@ -261,6 +238,25 @@ def test_the_tunnels_packets_are_left_alone(wall: FirewallBench, peer: str) -> N
     assert not wall.passes(EGRESS, from_us(peer, udp(LISTEN_PORT, LISTEN_PORT)))
     assert not wall.passes(INGRESS, to_us(peer, tcp(LISTEN_PORT, LISTEN_PORT)))
     assert wall.flows() == 0
+
+
+@pytest.mark.parametrize("peer", [STRANGER4, STRANGER6])
+def test_fragments_of_the_tunnel_are_the_tunnels(wall: FirewallBench, peer: str) -> None:
+    def fragment(make: object, first: bool) -> bytes:
+        inner = udp(1000, LISTEN_PORT)
+        if ":" in peer:
+            return make(peer, inner, extensions=(fragment6(0 if first else 10),))  # type: ignore[operator,no-any-return]
+        return make(peer, inner, fragment=MORE if first else 10)  # type: ignore[operator,no-any-return]
+
+    assert wall.passes(INGRESS, fragment(to_us, first=True))
+    assert wall.passes(INGRESS, fragment(to_us, first=False))
+    assert wall.passes(EGRESS, fragment(from_us, first=True), mark=MARK)
+    assert wall.passes(EGRESS, fragment(from_us, first=False), mark=MARK)
+
+
+def test_the_mark_does_not_let_through_what_cannot_be_read(wall: FirewallBench) -> None:
+    cut = from_us(STRANGER4, udp(LISTEN_PORT, 1000))[: 14 + 20 + 2]
+    assert not wall.passes(EGRESS, cut, mark=MARK)
 
 
 def test_what_came_in_elsewhere_is_not_the_hosts(wall: FirewallBench) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 CGROUP2 = (
     Path("/sys/fs/cgroup/unified") if Path("/sys/fs/cgroup/unified").is_dir() else Path("/sys/fs/cgroup")
 )
+INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+INOTIFY_EACH = 16  # systemd, its services and wireguard-go of a container; all containers share one limit
 HIERARCHIES = tuple(path for path in (CGROUP2, Path("/sys/fs/cgroup/systemd")) if path.is_dir())
 
 
@@ -25,6 +27,22 @@ def sh(*argv: str, check: bool = True) -> str:
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def make_room(note: Path, count: int) -> None:
+    """Raise the machine's limit of inotify instances for so many containers; note keeps what it was."""
+    before, wanted = int(INOTIFY.read_text()), 128 + INOTIFY_EACH * count
+    if before < wanted:
+        if not note.exists():
+            note.write_text(str(before))
+        INOTIFY.write_text(str(wanted))
+
+
+def give_room_back(note: Path) -> None:
+    """The limit as it was before the first lab."""
+    if note.exists():
+        INOTIFY.write_text(note.read_text())
+        note.unlink()
 
 
 def start(image: Path, state: Path, lab: str, index: int, bridge_ns: str) -> None:

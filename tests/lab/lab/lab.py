@@ -35,6 +35,11 @@ class Lab:
         return note.read_text() if note.exists() else "container"
 
     @property
+    def _inotify(self) -> Path:
+        """Keeps the machine's limit of inotify instances while there is any lab."""
+        return cache_dir() / "inotify-before"
+
+    @property
     def hosts(self) -> list[Host]:
         """The hosts that are there, by number."""
         numbers = sorted(int(path.name) for path in self.state.glob("[0-9]*"))
@@ -83,6 +88,8 @@ class Lab:
 
     def add(self, numbers: range) -> list[Host]:
         """Start more hosts and wait until they answer."""
+        if self.kind == "container":
+            containers.make_room(self._inotify, numbers.stop)
         for index in numbers:
             STARTERS[self.kind](self.image, self.state, self.name, index, self.bridge_ns)
         made = [self._host(index) for index in numbers]
@@ -133,6 +140,8 @@ class Lab:
             self._destroy(index)
         sh("ip", "netns", "del", self.bridge_ns, check=False)
         sh("rm", "-rf", "--one-file-system", str(self.state))
+        if not any(self.state.parent.glob("*")):
+            containers.give_room_back(self._inotify)
 
     def inventory(self, path: Path, group: str = "wardmesh") -> Path:
         """Write an Ansible inventory of the hosts."""

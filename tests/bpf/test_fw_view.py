@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line shows of the firewall is what lies in the kernel."""
+
+from __future__ import annotations
+
+import pytest
+from tests.bpf.fw_harness import FOE4, FRIEND4, FRIEND6, SELF4, SELF6, FirewallBench
+from tests.bpf.packets import ethernet, ipv4, ipv6
+from tests.bpf.test_firewall import tcp
+
+from wardmesh.datapath import fw_contract as fw
+from wardmesh.datapath.contract import EGRESS, INGRESS
+from wardmesh.datapath.fw_view import PinnedFirewall
+
+pytestmark = pytest.mark.netns
+
+
+def opened(wall: FirewallBench) -> PinnedFirewall:
+    sizes = (4096, 256, 65536)
+    folder = wall.firewall.folder.parent / f"maps-{fw.contract_hash(*sizes)}"
+    return PinnedFirewall(folder, fw.map_specs(*sizes), sizes[1])
+
+
+def test_policy_lines(wall: FirewallBench) -> None:
+    for port in (4000, 4001):
+        assert wall.passes(INGRESS, ethernet(ipv4(FRIEND4, SELF4, tcp(port, 80))))
+    with opened(wall) as maps:
+        peers = {str(net): identity for net, (identity, _row) in maps.peers().items()}
+        lines = {(line.peers, line.direction, line.ports): line for line in maps.policy()}
+    friends = tuple(sorted({str(peers[f"{FRIEND4}/32"]), str(peers[f"{FRIEND6}/128"])}))
+    assert lines[friends, "ingress", "80/TCP"].verdict == "Allow"
+    assert lines[friends, "ingress", "80/TCP"].flows >= 2
+    assert lines[friends, "ingress", "1000-2000/TCP"].verdict == "Allow"
+    assert lines[friends, "ingress", "8/ICMP"].verdict == "Allow"
+    foe = next(names for names, _way, _ports in lines if str(peers[f"{FOE4}/32"]) in names)
+    assert {line.verdict for key, line in lines.items() if key[0] == foe} == {"Deny"}
+    assert lines[foe, "egress", "ANY/UDP"].verdict == "Deny"
+    assert not any("world" in name for names, _way, _ports in lines for name in names)
+
+
+def test_connections(wall: FirewallBench) -> None:
+    assert wall.passes(INGRESS, ethernet(ipv4(FRIEND4, SELF4, tcp(4000, 80))))
+    assert wall.passes(EGRESS, ethernet(ipv4(SELF4, FRIEND4, tcp(80, 4000, 0x12))))
+    assert wall.passes(INGRESS, ethernet(ipv6(FRIEND6, SELF6, tcp(4000, 80))))
+    with opened(wall) as maps:
+        answered, fresh = maps.flows()
+    assert (answered.remote, answered.local) == (f"{FRIEND4}:4000", f"{SELF4}:80")
+    assert (answered.protocol, answered.direction, answered.verdict) == ("TCP", "ingress", "Allow")
+    assert answered.packets == (1, 1) and answered.flags == ("answered",)
+    assert 7900 < answered.expires <= 8001
+    assert fresh.remote == f"[{FRIEND6}]:4000" and fresh.flags == () and 55 <= fresh.expires <= 61
+
+
+def test_sizes(wall: FirewallBench) -> None:
+    assert wall.passes(INGRESS, ethernet(ipv4(FRIEND4, SELF4, tcp(4000, 80))))
+    with opened(wall) as maps:
+        sizes = {name: (held, room) for name, held, room in maps.sizes()}
+    assert sizes["fresh4"] == (1, 16384) and sizes["flows4"] == (0, 65536)
