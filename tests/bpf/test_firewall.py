@@ -48,6 +48,7 @@ from tests.bpf.packets import (
 )
 
 from wardmesh.datapath.contract import EGRESS, INGRESS, MARK
+from wardmesh.model.errors import WardmeshError
 
 SYN, ACK, FIN, RST = 0x02, 0x10, 0x01, 0x04
 POLICY_DENIED, DENYLIST = ("Policy denied",), ("Policy denied by denylist",)
@@ -166,6 +167,21 @@ def test_tightening_cuts_and_loosening_needs_no_reconnect(wall: FirewallBench) -
     assert not wall.passes(EGRESS, data_out) and not wall.passes(INGRESS, data_in)
     wall.firewall.set_policy(POLICY)
     assert wall.passes(INGRESS, data_in) and wall.passes(EGRESS, data_out)
+
+
+def test_a_set_that_does_not_fit_changes_nothing(wall: FirewallBench) -> None:
+    before = wall.firewall.generation
+    many = {f"10.{n >> 8}.{n & 255}.77": cells(OPEN, OPEN) for n in range(4097)}
+    with pytest.raises(WardmeshError, match="networks") as caught:
+        wall.firewall.set_policy(tables(many, cells(OPEN, OPEN)))
+    assert "bpf.membersMax" in str(caught.value)
+    ragged = {f"10.7.{n}.77": cells((0, *(n >> b & 1 for b in range(5))), OPEN) for n in range(32)}
+    ragged |= {f"10.8.{n}.77": cells(OPEN, (0, *(n >> b & 3 for b in range(0, 8, 2)))) for n in range(256)}
+    with pytest.raises(WardmeshError, match="groups of peers"):
+        wall.firewall.set_policy(tables(ragged, cells(OPEN, OPEN)))
+    assert wall.firewall.generation == before
+    assert wall.passes(INGRESS, to_us(FRIEND4, tcp(1, 80)))
+    assert not wall.passes(INGRESS, to_us("10.0.1.77", tcp(1, 80)))
 
 
 def test_a_denied_flow_leaves_no_entry(wall: FirewallBench) -> None:

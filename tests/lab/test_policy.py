@@ -130,6 +130,50 @@ def test_pings_and_datagrams_are_judged_too(mesh: Fleet) -> None:
     assert not reaches(one, two.address, 80)
 
 
+def test_what_is_in_force_can_be_looked_at(mesh: Fleet) -> None:
+    one, two, three = mesh.lab.hosts
+    apply(two, WEB.replace("PORT", "80"))
+    assert reaches(one, two.address, 80) and not reaches(three, two.address, 80)
+    (endpoint,) = json.loads(two.run("wardmesh endpoint list -o json").stdout)["endpoints"]
+    assert (endpoint["ingress"], endpoint["egress"], endpoint["ipv4"]) == ("Enabled", "Disabled", two.address)
+    known = json.loads(two.run("wardmesh identity list -o json").stdout)["identities"]
+    identity = {name: row["id"] for row in known for name in row["members"]}
+    ipcache = {
+        row["prefix"]: row
+        for row in json.loads(two.run("wardmesh bpf ipcache list -o json").stdout)["ipcache"]
+    }
+    assert ipcache[f"{one.address}/32"]["identity"] == identity["node1"]
+    assert ipcache[f"{one.address}/32"]["tunnelEndpoint"] == f"{one.address}:51871"
+    lines = json.loads(two.run("wardmesh bpf policy list -o json").stdout)["policy"]
+    ingress = [line for line in lines if line["direction"] == "ingress"]
+    assert [(line["peers"], line["ports"], line["verdict"]) for line in ingress] == [
+        ([str(identity["node1"])], "80/TCP", "Allow")
+    ]
+    assert ingress[0]["flows"] >= 1
+    flows = json.loads(two.run("wardmesh bpf ct list -o json").stdout)["flows"]
+    assert any(
+        flow["local"] == f"{two.address}:80" and flow["identity"] == identity["node1"] for flow in flows
+    )
+    sizes = {row["map"]: row for row in json.loads(two.run("wardmesh bpf maps list -o json").stdout)["maps"]}
+    assert sizes["guard/ipcache4"]["entries"] == 3 and sizes["firewall/peers4"]["entries"] == 3
+    assert "Policy denied" in two.run("wardmesh status").stdout
+
+
+def test_a_label_that_is_added_on_a_host_reaches_the_fleet_with_the_next_rollout(mesh: Fleet) -> None:
+    _one, two, three = mesh.lab.hosts
+    three.run("wardmesh labels add app=proxy")
+    assert "not in the fleet map yet" in three.run("wardmesh labels list").stdout
+    selected = WEB.replace("PORT", "80").replace("{node: node1}", "{app: proxy}")
+    apply(two, selected)
+    assert not reaches(three, two.address, 80)
+    mesh.play("site", "-e", CONFIG)
+    assert "vm:app=proxy" in three.run("wardmesh labels list").stdout
+    assert reaches(three, two.address, 80)
+    three.run("wardmesh labels remove app")
+    mesh.play("site", "-e", CONFIG)
+    assert not reaches(three, two.address, 80)
+
+
 def test_it_holds_while_the_agent_does_not_run(mesh: Fleet) -> None:
     one, two, three = mesh.lab.hosts
     apply(two, WEB.replace("PORT", "80"))

@@ -13,6 +13,16 @@ _BANNER = r"""    /¯¯\
  \__/¯¯\__/    ClusterMesh:    disabled
     \__/"""
 
+# Reasons of upstream's numbers from 130 on (pkg/monitor/api), those that the firewall counts.
+DROP_REASONS = (
+    "Policy denied",
+    "Policy denied by denylist",
+    "Invalid packet",
+    "CT: Map insertion failed",
+    "Fragmented packet",
+    "Forbidden ICMPv6 message",
+)
+
 Document = Mapping[str, Any]
 
 
@@ -33,6 +43,7 @@ def status(data: Document, *, health: bool, verbose: bool) -> str:
     lines = [_BANNER.format(agent=word), f"Daemon:         {word}", "Nodes:", *_nodes(data, health=health)]
     lines += [f"Encryption:     {_encryption(data)}", f"Fleet map:      {_fleet_map(data)}"]
     lines.append(f"Guard:          {', '.join(data['guard']['devices']) or 'no device'}")
+    lines.append(f"Host firewall:  {_firewall(data)}")
     if verbose:
         lines += [
             f"  {name}: {counter['packets']} packets, {counter['bytes']} bytes"
@@ -70,6 +81,22 @@ def _encryption(data: Document) -> str:
         return "Disabled"
     device = f"{data['interface']}, {data['backend'] or 'no backend'}, UDP {data['listenPort']}"
     return f"WireGuard [{device}], mode {_mode(data)}"
+
+
+def _firewall(data: Document) -> str:
+    wall = data["firewall"]
+    if not wall["enabled"]:
+        return "Disabled"
+    word = "Audit" if wall["audit"] else "Enabled"
+    dropped = {
+        name.rpartition(" ")[0]: 0 for name in wall["counters"] if name.rpartition(" ")[0] in DROP_REASONS
+    }
+    for name, count in wall["counters"].items():
+        reason = name.rpartition(" ")[0]
+        if reason in dropped:
+            dropped[reason] += count["packets"]
+    said = "".join(f", {reason}: {count}" for reason, count in dropped.items())
+    return f"{word}, {len(wall['policies'])} policies, revision {data['revision']}{said}"
 
 
 def _mode(data: Document) -> str:

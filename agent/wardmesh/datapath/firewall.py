@@ -45,6 +45,7 @@ class Firewall:
     def __init__(
         self, paths: Paths, peers_max: int, rows_max: int, flows_max: int, python: str = "/usr/bin/python3"
     ) -> None:
+        self._peers_max = peers_max
         self._rows_max = rows_max
         self._pins = Pins(paths.bpffs / "firewall")
         self._parent = Pins(paths.bpffs)
@@ -91,7 +92,16 @@ class Firewall:
             bpfsys.map_update(self._map("state"), ROW.pack(0), fw.STATE.pack(generation, flags))
 
     def set_policy(self, tables: PolicyTables) -> int:
-        """Put a policy set in force, at once for every packet; the new generation."""
+        """Put a policy set in force, at once for every packet; the new generation.
+
+        WardmeshError when it does not fit; the set in force stays.
+        """
+        if len(tables.peers) > self._peers_max:
+            raise WardmeshError(
+                f"policies and fleet name {len(tables.peers)} networks, the firewall holds {self._peers_max}",
+                where="bpf.membersMax",
+                remedy="raise bpf.membersMax, or let rules name fewer networks",
+            )
         generation, flags = self._state()
         step = plan(self._peers(), tables, self._rows_max)
         half, other = (generation + 1) & 1, generation & 1

@@ -29,6 +29,9 @@ _CONTAINER_DEVICE = re.compile(
 )
 
 
+_CARDS = ("", "vlan", "bond", "team")  # hardware, and what is made of it
+
+
 @dataclass(frozen=True)
 class Path:
     """How the host reaches an address outside the tunnel; mtu in bytes, the route's own where it has one."""
@@ -42,14 +45,15 @@ class Path:
 def guarded_devices(links: Sequence[Link], configured: Sequence[str], defaults: frozenset[int]) -> list[Link]:
     """The devices to guard: the configured ones, else every one that carries the host's traffic.
 
-    defaults: indexes of the devices of default routes, never left out.
+    defaults: indexes of the devices of default routes, never left out. A card without an address is one of
+    them: it is guarded before the first packet that its address will bring.
     """
     if configured:
         return [link for link in links if link.name in configured]
     return [
         link
         for link in links
-        if link.addresses
+        if (link.addresses or (link.kind in _CARDS and link.l2 and not link.master))
         and not link.loopback
         and not link.name.startswith(OWN_PREFIX)
         and (link.ifindex in defaults or not _for_containers(link, links))

@@ -46,6 +46,17 @@ STATUS = {
         }
     ],
     "guard": {"devices": ["eth0"], "counters": {}},
+    "revision": 4,
+    "firewall": {
+        "enabled": True,
+        "audit": False,
+        "policies": ["web"],
+        "counters": {
+            "Allowed ingress": {"packets": 7, "bytes": 420},
+            "Policy denied ingress": {"packets": 2, "bytes": 120},
+            "Policy denied egress": {"packets": 3, "bytes": 180},
+        },
+    },
     "inactive": [],
     "warnings": [],
     "problems": [],
@@ -234,3 +245,37 @@ def test_wait_names_who_is_missing(cli, tmp_path):
     assert json.loads(done.stdout)["peers"][0]["name"] == "vm2"
     assert "waiting: 0 of 1 tunnels up, no tunnel to vm2" in done.stderr
     assert "no tunnel to vm2" in done.stderr.splitlines()[-1]
+
+
+def test_status_tells_what_the_firewall_drops():
+    said = text.status(STATUS, health=False, verbose=False)
+    assert "Host firewall:  Enabled, 1 policies, revision 4, Policy denied: 5" in said.splitlines()
+
+
+def test_labels_are_kept_and_told(cli, tmp_path):
+    added = json.loads(cli("labels", "add", "app=web", "tier=front", "-o", "json").stdout)
+    assert added == {"changed": True, "before": {}, "labels": {"app": "web", "tier": "front"}}
+    assert json.loads(cli("labels", "add", "app=web", "-o", "json").stdout)["changed"] is False
+    preview = json.loads(cli("labels", "remove", "tier", "--dry-run", "-o", "json").stdout)
+    assert preview["changed"] and preview["labels"] == {"app": "web"}
+    assert "app=web (not in the fleet map yet)" in cli("labels", "list").stdout
+    assert json.loads(cli("labels", "remove", "app", "tier", "-o", "json").stdout)["labels"] == {}
+
+
+@pytest.mark.parametrize("label", ["a b=c", "app=-x", "x/y/z=1", "node=me", "ünïcode=1", "k=" + "v" * 64])
+def test_odd_labels_are_refused(cli, tmp_path, label):
+    done = cli("labels", "add", label)
+    assert done.returncode == 1 and "remedy" in done.stderr
+    assert not (tmp_path / "var/lib/wardmesh/labels.json").exists()
+
+
+def test_identities_of_the_fleet(cli, tmp_path):
+    (tmp_path / "etc/wardmesh").mkdir(parents=True, exist_ok=True)
+    key = base64.b64encode(b"k" * 32).decode()
+    (tmp_path / "etc/wardmesh/fleet.json").write_bytes(fleet(1, key))
+    rows = json.loads(cli("identity", "list", "-o", "json").stdout)["identities"]
+    reserved = [["reserved:host"], ["reserved:world"], ["reserved:remote-node"]]
+    assert [row["labels"] for row in rows[:3]] == reserved
+    member = next(row for row in rows if row["members"])
+    assert f"vm:node={member['members'][0]}" in cli("identity", "get", str(member["id"])).stdout
+    assert cli("identity", "get", "7").returncode == 1

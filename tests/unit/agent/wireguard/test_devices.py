@@ -23,7 +23,18 @@ LO = device(1, "lo", "192.0.2.55", loopback=True)
 ETH0 = device(2, "eth0", "10.0.0.1")
 HOSTS: dict[str, tuple[list[Link], set[int], list[str]]] = {
     "one card": ([LO, ETH0], {2}, ["eth0"]),
-    "a card without an address": ([LO, ETH0, device(3, "eth1")], {2}, ["eth0"]),
+    "a card without an address": ([LO, ETH0, device(3, "eth1")], {2}, ["eth0", "eth1"]),
+    "a VLAN without an address": ([ETH0, device(3, "eth0.7", kind="vlan")], {2}, ["eth0", "eth0.7"]),
+    "ports of a bond": (
+        [
+            device(2, "eth0", master=4),
+            device(3, "eth1", master=4),
+            device(4, "bond0", "10.0.0.1", kind="bond"),
+        ],
+        {4},
+        ["bond0"],
+    ),
+    "a machine's tap without an address": ([ETH0, device(3, "tap1", kind="tun")], {2}, ["eth0"]),
     "two cards and a VLAN": (
         [ETH0, device(3, "eth1", "10.1.0.1"), device(4, "eth0.7", "10.7.0.1", kind="vlan")],
         {2},
