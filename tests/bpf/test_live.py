@@ -31,7 +31,7 @@ from wardmesh.datapath.attachment import Attachment
 from wardmesh.datapath.contract import MARK, MEMBER, PROGRAMS, STRICT
 from wardmesh.datapath.guard import Guard
 from wardmesh.datapath.pins import Pins
-from wardmesh.datapath.tc import Tc
+from wardmesh.datapath.tc import FIREWALL_PREFIX, Tc
 from wardmesh.model.errors import WardmeshError
 
 pytestmark = pytest.mark.netns
@@ -232,6 +232,15 @@ def test_teardown_leaves_nothing_of_ours(guard: Guard, scene: Neighbourhood) -> 
     here = scene.udp(scene.host, SELF4, 5000)
     scene.udp(scene.member, STRICT4, 5000).sendto(TEXT, (SELF4, 5000))
     assert receive(here) == TEXT
+
+
+def test_whoever_is_detached_last_takes_our_qdisc_along(guard: Guard, scene: Neighbourhood) -> None:
+    second = Attachment(guard._pins, guard._loaded.programs, FIREWALL_PREFIX)
+    second.attach([scene.device])
+    second.detach_all()
+    assert "clsact" in tc("qdisc show dev a0")
+    guard.detach_all()
+    assert "clsact" not in tc("qdisc show dev a0")
 
 
 def test_an_operators_qdisc_and_filters_are_left_alone(guard: Guard, scene: Neighbourhood) -> None:

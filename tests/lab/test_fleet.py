@@ -7,6 +7,7 @@ What takes many runs of a playbook is left to the containers; conftest.py says h
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import shlex
 import subprocess
@@ -295,4 +296,5 @@ def test_no_private_key_ever_reached_the_controller(fleet: Fleet) -> None:
 def test_uninstall_leaves_nothing(fleet: Fleet) -> None:
     fleet.play("uninstall")
     for host in fleet.lab.hosts:
-        assert host.run(SNAPSHOT, check=False).stdout == fleet.snapshots[host.name]
+        before, after = fleet.snapshots[host.name], host.run(SNAPSHOT, check=False).stdout
+        assert list(difflib.unified_diff(before.splitlines(), after.splitlines(), n=0)) == []

@@ -151,7 +151,9 @@ class Attachment:
                     lines.append(f"{self._what}: interface {ifindex}: {label} detached")
                 else:
                     left += 1
-        if kind == "clsact" and not left and self._pins.made_clsact(ifindex):
+        if left:  # the note stays: what is left may be ours, too, and whoever goes last takes the qdisc along
+            return lines
+        if kind == "clsact" and self._pins.made_clsact(ifindex):
             tc.del_clsact(ifindex)
             lines.append(f"{self._what}: interface {ifindex}: clsact removed")
         self._pins.forget_clsact(ifindex)

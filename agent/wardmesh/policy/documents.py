@@ -16,6 +16,11 @@ from wardmesh.policy.ports import Layer4, parse_layer4
 from wardmesh.policy.reading import Place
 from wardmesh.policy.selector import Selector, parse_selector
 
+try:  # libyaml, ten times as fast; a distribution may build PyYAML without it
+    from yaml import CSafeLoader as _Base
+except ImportError:
+    from yaml import SafeLoader as _Base  # type: ignore[assignment]
+
 POLICY_KINDS = ("CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy")
 GROUP_KIND = "CiliumCIDRGroup"
 VERSIONS = ("cilium.io/v2", "cilium.io/v2alpha1")
@@ -126,7 +131,7 @@ def parse_text(text: str, source: str) -> list[Policy | CidrGroup]:
     return found
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(_Base):
     """Refuses duplicate keys, which hide what an operator meant."""
 
 

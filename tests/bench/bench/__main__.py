@@ -7,11 +7,14 @@ import argparse
 import time
 from collections.abc import Callable
 
-from bench import agent, fleetmap, rollout, tunnel, verdict
+from bench import agent, apply, firewall, fleetmap, rollout, roundtrip, tunnel, verdict
 from bench.report import PAGE, Section, machine, write_page
 
 PARTS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "verdict": verdict.run,
+    "firewall": firewall.run,
+    "apply": apply.run,
+    "roundtrip": roundtrip.run,
     "map": fleetmap.run,
     "agent": agent.run,
     "tunnel": tunnel.run,

@@ -183,7 +183,7 @@ def test_a_selector_means_what_kubernetes_says(
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("a: [1", "x.yaml:1:"),
+        ("a: [1", "x.yaml:"),
         ("apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: a, name: b}\n", "x.yaml:3:"),
         ("- 1", "x.yaml"),
         (

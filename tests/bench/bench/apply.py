@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a policy set to its enforcement on one host, as the fleet grows; and the controller's part of it."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from bench.report import REPO, Section
+
+sys.path.insert(0, str(REPO))
+
+FLEETS = (100, 1_000, 10_000)
+RULES, GROUPS = 1_000, 200  # rules, and values of the label that they select by
+CONTROLLER = 5_000
+
+
+def fleet(count: int) -> Any:
+    """A fleet map: member 0 is the host; every GROUPS-th member has the same labels."""
+    from wardmesh.model.fleetmap import canonical, digest_of, parse_fleet_map
+
+    members = [
+        {
+            "name": f"h{number}",
+            "key": base64.b64encode(number.to_bytes(32, "big")).decode(),
+            "addresses": [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"],
+            "labels": {"app": f"a{number % GROUPS}"},
+        }
+        for number in range(1, count + 1)
+    ]
+    document = {"format": 1, "generation": 1, "cluster": {"name": "c", "id": 1}, "members": members}
+    return parse_fleet_map(canonical({**document, "digest": digest_of(document)}) + b"\n", "bench")
+
+
+def policies() -> str:
+    """RULES rules, each from one label value to another on one port; one in ten is for every host."""
+    lines = []
+    for number in range(RULES):
+        selector = "{}" if number % 10 == 0 else f"{{matchLabels: {{app: a{number % GROUPS}}}}}"
+        lines.append(
+            "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n"
+            f"metadata: {{name: p{number}}}\nspec:\n  endpointSelector: {selector}\n  ingress:\n"
+            f"  - fromEndpoints: [{{matchLabels: {{app: a{(number * 7 + 1) % GROUPS}}}}}]\n"
+            f'    toPorts: [{{ports: [{{port: "{2000 + number % 500}", protocol: TCP}}]}}]\n'
+        )
+    return "".join(lines)
+
+
+def _host(count: int, answers: Any) -> None:
+    """In a process of its own, so that its memory is this size's alone."""
+    from tests.bpf.harness import PYTHON, bpf_filesystem
+    from tests.bpf.netns import Namespace
+
+    from wardmesh.daemon.firewall_tables import host_tables
+    from wardmesh.datapath.firewall import Firewall
+    from wardmesh.policy.files import parse_policies
+
+    held, text = fleet(count), policies()
+    namespace = Namespace()
+    with namespace.entered(), tempfile.TemporaryDirectory() as name, bpf_filesystem(Path(name)) as paths:
+        wall = Firewall(paths, 65_536, 4_096, 131_072, PYTHON)
+        wall.ensure_loaded()
+        times = [time.perf_counter()]
+        parsed = parse_policies([("p.yaml", text)], "bench")
+        times.append(time.perf_counter())
+        tables = host_tables(parsed, held, "h1")
+        times.append(time.perf_counter())
+        wall.set_policy(tables)
+        times.append(time.perf_counter())
+        other = replace(held.members[5], labels={"app": "a77"})
+        changed = replace(held, members=(*held.members[:5], other, *held.members[6:]))
+        wall.set_policy(host_tables(parsed, changed, "h1"))
+        times.append(time.perf_counter())
+        wall.close()
+    namespace.close()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    answers.put(([after - before for before, after in itertools.pairwise(times)], peak))
+
+
+def _measure(count: int) -> tuple[list[float], float]:
+    process_context = get_context("spawn")
+    answers = process_context.Queue()
+    process = process_context.Process(target=_host, args=(count, answers))
+    process.start()
+    found: tuple[list[float], float] = answers.get(timeout=300)
+    process.join()
+    return found
+
+
+def _controller() -> tuple[float, float]:
+    """Seconds to parse and check the set, and to resolve every selector over the fleet."""
+    from wardmesh.policy.engine import Engine
+    from wardmesh.policy.files import parse_policies
+    from wardmesh.policy.view import endpoints_of
+
+    held, text = fleet(CONTROLLER), policies()
+    start = time.perf_counter()
+    parsed = parse_policies([("p.yaml", text)], "bench")
+    middle = time.perf_counter()
+    engine = Engine(parsed, endpoints_of(held), "c")
+    for name in list(engine.endpoints)[:GROUPS]:  # one of each label set: what differs among hosts
+        for way in (True, False):
+            engine.direction(engine.endpoints[name], way)
+    return middle - start, time.perf_counter() - middle
+
+
+def run(say: Callable[[str], None]) -> Section:
+    """Three fleets, then the controller."""
+    section = Section(
+        "From policies to enforcement",
+        f"{RULES:,} rules of which a tenth is for every host, {GROUPS} label sets; one host's part. "
+        "Written to real maps; the last column is the peak of a process that does only this. "
+        "One label: of one member, the whole way but parsing. `make bench PART=apply`",
+        ("members", "parse s", "compile s", "write s", "apply to enforced s", "one label s", "memory MiB"),
+    )
+    for count in FLEETS:
+        say(f"{count:,} members")
+        (parse, compiled, write, label), peak = _measure(count)
+        total = parse + compiled + write
+        cells = [f"{value:.2f}" for value in (parse, compiled, write, total, label)]
+        section.rows.append((f"{count:,}", *cells, f"{peak:.0f}"))
+    say(f"the controller: {CONTROLLER:,} members")
+    parse, resolve = _controller()
+    section.rows.append((f"{CONTROLLER:,}, controller", f"{parse:.2f}", f"{resolve:.2f}", "", "", "", ""))
+    return section

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nanoseconds for a packet through the firewall, as identities, rules and flows grow; and a flood."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.driver import Driver
+from bench.report import REPO, Section, median
+
+sys.path.insert(0, str(REPO))
+
+SIZES = ((10, 10), (1_000, 1_000), (100_000, 10_000))  # identities, rules
+PORTS = 1_000  # classes of ports: rules beyond share them among groups of peers
+MANY = 1 << 16
+OWN = {4: "10.0.0.1", 6: "fd00::1"}
+OBJECT = "WARDMESH_BENCH_OBJECT"  # a tc program for bpftool, measured beside ours
+
+
+def tcp(source: int, dest: int, flags: int) -> tuple[int, bytes]:
+    """A segment of 64 bytes with its IPv4 header and ten bytes of payload."""
+    return 6, struct.pack("!HHIIBBHHH", source, dest, 1, 1, 0x50, flags, 1024, 0, 0) + bytes(10)
+
+
+@dataclass(frozen=True)
+class Size:
+    """So many peers and rules. Peers count on from 10.1.0.0 and fd01::; nothing is open to the last one."""
+
+    identities: int
+    rules: int
+
+    def friend(self, family: int) -> str:
+        """A peer that port 2001 is open to."""
+        return "10.1.0.0" if family == 4 else "fd01::"
+
+    def newcomer(self, family: int) -> str:
+        """Another one, of whom no flow is known."""
+        return "10.1.0.1" if family == 4 else "fd01::1"
+
+    def foe(self, family: int) -> str:
+        """A peer that no rule names."""
+        base = int(ipaddress.ip_address(self.friend(family)))
+        kind = ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address
+        return str(kind(base + self.identities // 2 - 1))
+
+
+def _tables(size: Size) -> object:
+    """rules openings, each of one port class for one group of peers; half of the peers are IPv6."""
+    from wardmesh.datapath import fw_contract as fw
+    from wardmesh.datapath.fw_tables import Peer, PolicyTables, class_table, row_of
+
+    ports = min(PORTS, size.rules)
+    groups = max(1, min(size.rules // ports, 1_000))
+    classes = class_table((2_000 + port, 2_000 + port, port + 1) for port in range(ports))
+    cells = [
+        row_of([0, *[fw.ALLOW if port == 1 or (port + n) % 3 else 0 for port in range(ports)]])
+        for n in range(groups)
+    ]
+    nothing = row_of([0])
+    peers = {}
+    for number in range(size.identities // 2):
+        last = number == size.identities // 2 - 1
+        row = nothing if last else cells[number % groups]
+        for base in ("10.1.0.0", "fd01::"):
+            address = ipaddress.ip_address(base)
+            network = ipaddress.ip_network(type(address)(int(address) + number))
+            peers[network] = Peer(70_000 + number, (row, row))
+    empty = class_table([])
+    return PolicyTables(
+        (classes, empty, empty, empty) * 2, peers, (nothing, nothing), (nothing, nothing), True
+    )
+
+
+@contextmanager
+def loaded(size: Size) -> Iterator[object]:
+    """The real programs with a policy of this size, in a namespace of their own."""
+    from tests.bpf.harness import PYTHON, bpf_filesystem
+    from tests.bpf.netns import Namespace
+
+    from wardmesh.datapath.firewall import Firewall
+
+    namespace = Namespace()
+    try:
+        with namespace.entered(), tempfile.TemporaryDirectory() as name, bpf_filesystem(Path(name)) as paths:
+            wall = Firewall(paths, 131_072, 4_096, 131_072, PYTHON)
+            wall.ensure_loaded()
+            wall.set_ports(51871)
+            wall.set_policy(_tables(size))  # type: ignore[arg-type]
+            yield wall
+            wall.close()
+    finally:
+        namespace.close()
+
+
+class Runs:
+    """Test runs of one loaded firewall."""
+
+    def __init__(self, wall: object, size: Size) -> None:
+        from tests.bpf import packets, stub
+
+        from wardmesh.datapath import bpfsys
+        from wardmesh.datapath import fw_contract as fw
+
+        self._bpf, self._fw, self._packets, self._size, self._wall = bpfsys, fw, packets, size, wall
+        folder = wall.folder  # type: ignore[attr-defined]
+        self.programs = {way: bpfsys.obj_get(folder / f"{way}_l2") for way in ("ingress", "egress")}
+        self.empty = stub.load(self._map("state"))
+        self.drivers = {4: Driver(4), 6: Driver(6)}
+
+    def close(self) -> None:
+        """Close everything that was opened here."""
+        for fd in (*self.programs.values(), self.empty):
+            os.close(fd)
+        for driver in self.drivers.values():
+            driver.close()
+
+    def _map(self, name: str) -> int:
+        return int(self._wall._map(name))  # type: ignore[attr-defined]
+
+    def frame(self, family: int, way: str, peer: str, flags: int, port: int = 4_000) -> bytes:
+        """A frame between the peer's port and our 2001; a SYN that we send goes to the peer's 2001."""
+        own = OWN[family]
+        write = self._packets.ipv4 if family == 4 else self._packets.ipv6
+        if way == "ingress":
+            return self._packets.ethernet(write(peer, own, tcp(port, 2_001, flags)))
+        ends = (port, 2_001) if flags == 2 else (2_001, port)
+        return self._packets.ethernet(write(own, peer, tcp(*ends, flags)))
+
+    def time(self, program: int, frame: bytes, repeat: int) -> float:
+        """Nanoseconds of a run, the mean."""
+        from tests.bpf.harness import context
+
+        return float(self._bpf.prog_test_run(program, frame, context(), repeat).nanoseconds)
+
+    def answer(self, family: int, ports: range) -> None:
+        """Note flows of the friend as answered: what two packets each would have left."""
+        peer = ipaddress.ip_address(self._size.friend(family)).packed
+        own = ipaddress.ip_address(OWN[family]).packed
+        key = self._fw.FLOW4_KEY if family == 4 else self._fw.FLOW6_KEY
+        generation = self._wall.generation  # type: ignore[attr-defined]
+        state = self._fw.FLOW_REPLIED
+        value = self._fw.FLOW.pack(1, 1, 64, 64, generation, 70_000, 2, 0, 1, 1, self._fw.ALLOW, state)
+        probe = self.frame(family, "ingress", self._size.friend(family), 2, 3_999)
+        self.time(self.programs["ingress"], probe, 1)
+        held = next(
+            iter(self._bpf.map_items(self._map(f"fresh{family}"), key.size, self._fw.FLOW.size).values())
+        )
+        expires = self._fw.FLOW.unpack(held)[7]
+        value = self._fw.FLOW.pack(1, 1, 64, 64, generation, 70_000, 2, expires, 1, 1, self._fw.ALLOW, state)
+        entries = {
+            key.pack(peer, own, port.to_bytes(2, "big"), (2_001).to_bytes(2, "big"), 6): value
+            for port in ports
+        }
+        self._bpf.map_update_many(self._map(f"flows{family}"), entries)
+
+    def forget(self) -> None:
+        """Drop the flows that were not answered."""
+        for name, key in (("fresh4", self._fw.FLOW4_KEY), ("fresh6", self._fw.FLOW6_KEY)):
+            fd = self._map(name)
+            self._bpf.map_delete_many(fd, self._bpf.map_items(fd, key.size, self._fw.FLOW.size))
+
+    def held(self, name: str) -> int:
+        """How many flows a map holds."""
+        key = self._fw.FLOW4_KEY if name.endswith("4") else self._fw.FLOW6_KEY
+        return len(self._bpf.map_items(self._map(name), key.size, self._fw.FLOW.size))
+
+
+def _costs(runs: Runs, size: Size, repeat: int, passes: int) -> dict[str, float]:
+    """Each case in each pass; the driver's own cost is taken off, an empty program's put on."""
+    samples: dict[str, list[float]] = {}
+
+    def note(case: str, value: float) -> None:
+        samples.setdefault(case, []).append(value)
+
+    for family in (4, 6):
+        runs.answer(family, range(MANY))
+    for _pass in range(passes):
+        plain = runs.frame(4, "ingress", size.friend(4), 0x10)
+        base = runs.time(runs.empty, plain, repeat)
+        note("empty program", base)
+        for family in (4, 6):
+            friend, foe, driver = size.friend(family), size.foe(family), runs.drivers[family]
+            for way, program in runs.programs.items():
+                label = f"IPv{family} {way}"
+                note(
+                    f"established, {label}", runs.time(program, runs.frame(family, way, friend, 0x10), repeat)
+                )
+                note(f"denied, {label}", runs.time(program, runs.frame(family, way, foe, 2), repeat))
+            frame = runs.frame(family, "ingress", friend, 0x10)
+            bare = runs.time(driver.point(runs.empty), frame, MANY)
+            many = runs.time(driver.point(runs.programs["ingress"]), frame, MANY)
+            note(f"established, 64k flows, IPv{family} ingress", many - bare + base)
+            for way, program in runs.programs.items():
+                syn = runs.frame(family, way, size.newcomer(family), 2)
+                runs.forget()
+                new = runs.time(driver.point(program), syn, 16_000)
+                note(f"new, allowed, IPv{family} {way}", new - bare + base)
+        runs.forget()
+        for family in (4, 6):
+            runs.answer(family, range(MANY))
+    return {case: median(found) for case, found in samples.items()}
+
+
+def _flood(runs: Runs, size: Size) -> list[tuple[str, str]]:
+    """A million SYNs of one that may and of one that may not, past flows that were answered."""
+    runs.answer(4, range(1_000))
+    before = runs.held("flows4")
+    driver = runs.drivers[4]
+    rows = []
+    for name, peer in (("allowed", size.newcomer(4)), ("denied", size.foe(4))):
+        started = time.monotonic()
+        runs.time(driver.point(runs.programs["ingress"]), runs.frame(4, "ingress", peer, 2, 1), 1_000_000)
+        seconds = time.monotonic() - started
+        rows.append(
+            (f"1,000,000 SYNs from {name}: packets each second, one core", f"{1_000_000 / seconds:,.0f}")
+        )
+        rows.append((f"answered flows left after it, of {before:,}", f"{runs.held('flows4'):,}"))
+    rows.append(("flows of the denied one", f"{_flows_of(runs, size.foe(4)):,}"))
+    return rows
+
+
+def _flows_of(runs: Runs, peer: str) -> int:
+    packed = ipaddress.ip_address(peer).packed
+    count = 0
+    for name in ("flows4", "fresh4"):
+        size = runs._fw.FLOW4_KEY.size
+        items = runs._bpf.map_items(runs._map(name), size, runs._fw.FLOW.size)
+        count += sum(key[:4] == packed for key in items)
+    return count
+
+
+def run(say: Callable[[str], None], repeat: int = 500_000, passes: int = 5) -> Section:
+    """Every size in a namespace of its own."""
+    found: dict[tuple[int, int], dict[str, float]] = {}
+    flood: list[tuple[str, str]] = []
+    for identities, rules in SIZES:
+        say(f"{identities:,} identities, {rules:,} rules")
+        size = Size(identities, rules)
+        with loaded(size) as wall:
+            runs = Runs(wall, size)
+            try:
+                found[identities, rules] = _costs(runs, size, repeat, passes)
+                if identities == 1_000:
+                    say("a flood of new connections")
+                    flood = _flood(runs, size)
+            finally:
+                runs.close()
+    section = Section(
+        "The firewall's verdicts",
+        f"BPF_PROG_TEST_RUN of a TCP packet of 64 bytes, {repeat:,} times ({MANY:,} flows: once each; new "
+        f"ones: 16,000), medians of {passes} passes in each of which all cases run, in ns; in brackets the "
+        "ratio to an empty program in the same pass. Where packets differ, a driver of 24 instructions gives "
+        "each another source port; its own cost is measured with the empty program and taken off. "
+        "`make bench PART=firewall`",
+        ("case", *(f"{i:,} identities, {r:,} rules" for i, r in SIZES)),
+    )
+    for case in found[SIZES[0]]:
+        cells = [f"{one[case]:.0f} ({one[case] / one['empty program']:.1f})" for one in found.values()]
+        section.rows.append((case, *cells))
+    section.rows += [(what, "", figure, "") for what, figure in flood]
+    _judge(section, found)
+    return section
+
+
+def _judge(section: Section, found: dict[tuple[int, int], dict[str, float]]) -> None:
+    large, small = found[SIZES[-1]], found[SIZES[0]]
+    known, base = "established, IPv4 ingress", large["empty program"]
+    section.judge("established to an empty program", large[known] / base, 2.5)
+    growth = large[known] / base / (small[known] / small["empty program"])
+    section.judge("its growth from 10 to 100,000 identities", growth, 1.1)
+    section.judge(
+        "established with 64k flows to an empty program",
+        large["established, 64k flows, IPv4 ingress"] / base,
+        9,
+    )
+    section.judge(
+        "new, allowed, to an empty program (without its event)",
+        large["new, allowed, IPv4 ingress"] / base,
+        20,
+    )
+    section.judge("denied to an empty program (without its event)", large["denied, IPv4 ingress"] / base, 8)
