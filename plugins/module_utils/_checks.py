@@ -9,10 +9,12 @@ the eBPF in use, 2 GB of memory and 2 cores are the documented minimum.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import platform
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -168,3 +170,40 @@ def port_problem(port, errors):
                 "UDP port %d is in use by another program (remedy: ss -lunp, then free it or set "
                 "encryption.listenPort)" % port
             )
+
+
+def unreachable(addresses, seconds=1.0, port=22):
+    """Those of the addresses that give no answer at all; a refused connection is an answer."""
+    waiting, silent = {}, []
+    for address in addresses:
+        link = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        link.setblocking(False)
+        code = link.connect_ex((address, port))
+        if code == errno.EINPROGRESS:
+            waiting[link] = address
+            continue
+        link.close()
+        if code not in (0, errno.ECONNREFUSED):
+            silent.append(address)
+    end = time.monotonic() + seconds
+    while waiting and time.monotonic() < end:
+        for link in select.select([], list(waiting), [], max(0.0, end - time.monotonic()))[1]:
+            address = waiting.pop(link)
+            if link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) not in (0, errno.ECONNREFUSED):
+                silent.append(address)
+            link.close()
+    for link, address in waiting.items():
+        silent.append(address)
+        link.close()
+    return sorted(silent)
+
+
+def literal(text):
+    """Is this an address, not a name?"""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, text)
+            return True
+        except OSError:
+            continue
+    return False

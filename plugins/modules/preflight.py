@@ -34,6 +34,11 @@ options:
     description: The controller's clock, in seconds since 1970; 0 skips the comparison.
     type: float
     default: 0
+  peers:
+    description: Addresses of other hosts; a warning names those whose SSH port gives no answer. Names are left out.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -70,6 +75,11 @@ active:
   description: Whether the agent runs and is enabled.
   returned: always
   type: bool
+unreachable:
+  description: Addresses of O(peers) that gave no answer.
+  returned: always
+  type: list
+  elements: str
 node:
   description: Public key and addresses, where the agent is installed.
   returned: always
@@ -131,6 +141,7 @@ def main():
             "hint": {"type": "str", "default": ""},
             "port": {"type": "int", "default": 51871},
             "now": {"type": "float", "default": 0},
+            "peers": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -152,6 +163,12 @@ def main():
     _checks.clock_problem(module.params["now"], errors)
     _checks.address_problems(module.params["addresses"], errors)
     _checks.port_problem(module.params["port"], errors)
+    silent = _checks.unreachable([peer for peer in module.params["peers"] if _checks.literal(peer)])
+    if silent:
+        module.warn(
+            "no answer from %s: members must reach each other by UDP %d (remedy: routes, or the firewalls between)"
+            % (", ".join(silent), module.params["port"])
+        )
     node = {}
     if _agent.installed() and not packages:
         code, out, err = module.run_command(
@@ -168,6 +185,7 @@ def main():
         "packages": sorted(packages),
         "backend": backend,
         "node": node,
+        "unreachable": silent,
         "distribution": name,
         "active": active and enabled,
         "digests": {key: digest(path) for key, path in FILES.items()},

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wardmesh.host.netlink import Netlink
 from wardmesh.host.paths import Paths
 from wardmesh.host.sysctl import Sysctls
 from wardmesh.model.config import Cluster
@@ -20,7 +21,6 @@ from wardmesh.wireguard import devices, keys, liveness, mtu, routes
 from wardmesh.wireguard.backend import DeviceState
 from wardmesh.wireguard.links import find_link, read_links
 from wardmesh.wireguard.mark import INTERFACE
-from wardmesh.wireguard.netlink import Netlink
 from wardmesh.wireguard.peers import desired_peers
 from wardmesh.wireguard.routing import Routing
 from wardmesh.wireguard.sysctls import reconcile_sysctls

@@ -12,8 +12,8 @@ from tests.netns import wire
 from tests.netns.conftest import Mesh, boot, require_tools
 from tests.netns.hosts import Host, hosts
 
+from wardmesh.host.netlink import Netlink
 from wardmesh.wireguard import devices, events
-from wardmesh.wireguard.netlink import Netlink
 
 pytestmark = pytest.mark.netns
 

@@ -90,9 +90,9 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def node_init(args: argparse.Namespace) -> int:
     """Make the key where there is none; print this host's public facts."""
+    from wardmesh.host.netlink import Netlink
     from wardmesh.wireguard.devices import node_addresses
     from wardmesh.wireguard.keys import load_or_create
-    from wardmesh.wireguard.netlink import Netlink
 
     known = load_or_create(paths_of(args), dry_run=args.dry_run)
     with Netlink() as link:

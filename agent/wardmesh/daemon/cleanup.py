@@ -14,18 +14,18 @@ from wardmesh.datapath.contract import DIRECTIONS
 from wardmesh.datapath.firewall import Firewall
 from wardmesh.datapath.guard import Guard
 from wardmesh.datapath.tc import Tc
+from wardmesh.host import netlink
 from wardmesh.host.files import read_bytes
 from wardmesh.host.lock import AgentLock
+from wardmesh.host.netlink import Message, Netlink
 from wardmesh.host.paths import Paths
 from wardmesh.host.sysctl import Sysctls
 from wardmesh.model.errors import WardmeshError
-from wardmesh.wireguard import netlink
 from wardmesh.wireguard.backend import Backend
 from wardmesh.wireguard.devices import GETROUTE, RTMSG
 from wardmesh.wireguard.kernel import KernelBackend
 from wardmesh.wireguard.links import read_links
 from wardmesh.wireguard.mark import INTERFACE, OWN_PREFIX
-from wardmesh.wireguard.netlink import Message, Netlink
 from wardmesh.wireguard.routes import PRIORITIES, PROTOCOL, TABLE
 from wardmesh.wireguard.routing import GETRULE, Routing
 from wardmesh.wireguard.tunnel import Tunnel

@@ -14,6 +14,7 @@ from wardmesh.datapath.firewall import Firewall
 from wardmesh.datapath.fw_tables import PolicyTables
 from wardmesh.datapath.guard import Counter, Guard, LoadReport
 from wardmesh.datapath.members import Entries
+from wardmesh.host.netlink import Netlink
 from wardmesh.host.paths import Paths
 from wardmesh.host.sysctl import Sysctls
 from wardmesh.model.fleetmap import Address
@@ -22,7 +23,6 @@ from wardmesh.wireguard.backend import DeviceState, choose_backend
 from wardmesh.wireguard.keys import load_private
 from wardmesh.wireguard.links import read_links
 from wardmesh.wireguard.mark import OWN_PREFIX
-from wardmesh.wireguard.netlink import Netlink
 from wardmesh.wireguard.routes import RoutingDesired
 from wardmesh.wireguard.routing import Routing
 from wardmesh.wireguard.sysctls import reconcile_sysctls

@@ -7,8 +7,6 @@ import errno
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from pyroute2.netlink.exceptions import NetlinkError
-
 from wardmesh.datapath import bpfsys
 from wardmesh.datapath.contract import DIRECTIONS
 from wardmesh.datapath.pins import Pins
@@ -75,7 +73,7 @@ class Attachment:
         self._pins.note_clsact(ifindex)
         try:
             tc.add_clsact(ifindex)
-        except NetlinkError:
+        except OSError:
             self._pins.forget_clsact(ifindex)
             raise
         return [f"{self._what}: {name}: clsact added"]
@@ -165,12 +163,12 @@ def _told(name: str) -> Iterator[None]:
     """Turn a netlink error into ours; a device that just went away is none."""
     try:
         yield
-    except NetlinkError as error:
-        if error.code in _GONE:
+    except OSError as error:
+        if error.errno in _GONE:
             return
         raise WardmeshError(
             "cannot attach the guard",
             where=name,
-            why=str(error.args[1] if len(error.args) > 1 else error),
+            why=error.strerror or str(error),
             remedy="see tc qdisc show and tc filter show of the device; the kernel needs CONFIG_NET_CLS_BPF",
         ) from error

@@ -10,12 +10,12 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from wardmesh.host import netlink
+from wardmesh.host.netlink import Message, Netlink
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Address
-from wardmesh.wireguard import netlink
 from wardmesh.wireguard.links import Link, names, read_links
 from wardmesh.wireguard.mark import MARK, OWN_PREFIX
-from wardmesh.wireguard.netlink import Message, Netlink
 
 RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 NEWROUTE, GETROUTE = 24, 26

@@ -6,8 +6,8 @@ from __future__ import annotations
 import errno
 import select
 
+from wardmesh.host.netlink import NETLINK_ROUTE, Netlink
 from wardmesh.wireguard.devices import RTMSG
-from wardmesh.wireguard.netlink import NETLINK_ROUTE, Netlink
 
 # RTNLGRP_* of linux/rtnetlink.h
 _GROUPS = {"link": 1, "tc": 4, "addr4": 5, "route4": 7, "rule4": 8, "addr6": 9, "route6": 11, "rule6": 19}

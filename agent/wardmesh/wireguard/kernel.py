@@ -10,9 +10,11 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 
+from wardmesh.host import netlink
+from wardmesh.host.netlink import Bytes, Message, Netlink
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Endpoint, Network
-from wardmesh.wireguard import links, netlink
+from wardmesh.wireguard import links
 from wardmesh.wireguard.backend import (
     PROVOKING_KEEPALIVE,
     DeviceState,
@@ -20,7 +22,6 @@ from wardmesh.wireguard.backend import (
     PeerState,
     PeerUpdate,
 )
-from wardmesh.wireguard.netlink import Bytes, Message, Netlink
 
 KIND = "wireguard"
 _PROBE = "wardmesh_probe"

@@ -8,9 +8,9 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from wardmesh.host import netlink
+from wardmesh.host.netlink import Message, Netlink
 from wardmesh.model.fleetmap import Address
-from wardmesh.wireguard import netlink
-from wardmesh.wireguard.netlink import Message, Netlink
 
 NEWLINK, DELLINK, GETLINK, NEWADDR, GETADDR = 16, 17, 18, 20, 22
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8

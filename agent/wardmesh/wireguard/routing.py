@@ -10,9 +10,10 @@ import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from wardmesh.host import netlink
+from wardmesh.host.netlink import Bytes, Message, Netlink
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Network
-from wardmesh.wireguard import netlink
 from wardmesh.wireguard.devices import (
     GETROUTE,
     NEWROUTE,
@@ -25,7 +26,6 @@ from wardmesh.wireguard.devices import (
     RTMSG,
 )
 from wardmesh.wireguard.mark import MARK, MARK_MASK
-from wardmesh.wireguard.netlink import Bytes, Message, Netlink
 from wardmesh.wireguard.routes import (
     END,
     FROM_DEVICE,

@@ -7,13 +7,13 @@ import errno
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from wardmesh.host.netlink import Netlink
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Endpoint
 from wardmesh.wireguard import links
 from wardmesh.wireguard.backend import Backend, DeviceState, PeerChanges, PeerConfig, PeerState
 from wardmesh.wireguard.keys import public_of
 from wardmesh.wireguard.mark import INTERFACE, MARK
-from wardmesh.wireguard.netlink import Netlink
 from wardmesh.wireguard.peers import diff_peers
 
 

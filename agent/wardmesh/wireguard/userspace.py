@@ -15,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from wardmesh.host.netlink import Netlink
 from wardmesh.host.process import run
 from wardmesh.model.errors import WardmeshError
 from wardmesh.wireguard import links, uapi
 from wardmesh.wireguard.backend import DeviceState, PeerChanges, PeerState
 from wardmesh.wireguard.keys import public_of
-from wardmesh.wireguard.netlink import Netlink
 
 PROGRAM = "wireguard-go"
 SOCKETS = Path("/var/run/wireguard")  # fixed in wireguard-go

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import resource
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from bench.report import REPO, Section
+from bench.report import REPO, Section, peak_memory
 
 sys.path.insert(0, str(REPO))
 
@@ -82,7 +81,7 @@ def _host(count: int, answers: Any) -> None:
         times.append(time.perf_counter())
         wall.close()
     namespace.close()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory()
     answers.put(([after - before for before, after in itertools.pairwise(times)], peak))
 
 

@@ -7,13 +7,12 @@ import base64
 import hashlib
 import importlib.util
 import ipaddress
-import resource
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.report import REPO, Section, median
+from bench.report import REPO, Section, median, peak_memory
 
 sys.path.insert(0, str(REPO))
 
@@ -81,7 +80,7 @@ def on_device(count: int, passes: int) -> dict[str, float]:
             idle.append(host.call(_look))
             host.call(agent.set_fleet, [own, *facts[: count + number + 1]])
             changes.append(host.call(_one_more))
-        memory = host.call(_memory)
+        memory = host.call(peak_memory)
         host.call(agent.teardown)
     return {"first": first, "idle": median(idle), "change": median(changes), "memory": memory}
 
@@ -121,10 +120,6 @@ def _one_more() -> float:
     taken = time.perf_counter() - start
     one.tunnel._written = {key: peer.endpoint for key, peer in one._peers.items()}
     return taken
-
-
-def _memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def run(say: Callable[[str], None], sizes: tuple[int, ...] = SIZES, passes: int = 5) -> Section:

@@ -64,6 +64,14 @@ def machine() -> str:
     )
 
 
+def peak_memory() -> float:
+    """MiB that this process had at most. getrusage's figure outlives exec and is the parent's, too."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
 def write_page(sections: Iterable[Section]) -> None:
     """The whole page; only a run of all parts writes it."""
     head = (

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from wardmesh.host import netlink
 from wardmesh.model.fleetmap import Endpoint, Network
-from wardmesh.wireguard import netlink
 from wardmesh.wireguard.backend import PeerChanges, PeerConfig, PeerState, PeerUpdate
 from wardmesh.wireguard.kernel import pack_changes, unpack_device
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wardmesh.datapath import contract
-from wardmesh.wireguard import mark, netlink
+from wardmesh.host import netlink
+from wardmesh.wireguard import mark
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_NETLINK"), reason="netlink is Linux's")
 
