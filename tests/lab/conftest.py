@@ -36,12 +36,18 @@ class Fleet:
         """A playbook by its name here, by its path, or by its collection's name."""
         inventory = self.lab.inventory(self.folder / "hosts.yml")
         playbook = name if "." in name else str(ROOT / f"playbooks/{name}.yml")
+        temporary = self.folder / "tmp"
+        temporary.mkdir(exist_ok=True)
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_HOME": str(self.folder / "home"),
+            # What a run keeps, facts and temporary files too, lies below this folder, where a test greps it.
+            "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.jsonfile",
+            "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(self.folder / "facts"),
+            "TMPDIR": str(temporary),
         }
         program = ROOT / ".venv/bin/ansible-playbook"
         done = subprocess.run(

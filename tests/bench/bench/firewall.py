@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.driver import Driver
+from bench.driver import Driver, parse_only
 from bench.report import REPO, Section, median
 
 sys.path.insert(0, str(REPO))
@@ -80,6 +81,21 @@ def _tables(size: Size) -> object:
     )
 
 
+def _given() -> dict[str, int]:
+    """A program that the environment names, by its file: another firewall, beside ours."""
+    from wardmesh.datapath import bpfsys
+
+    path = os.environ.get(OBJECT)
+    if not path:
+        return {}
+    with tempfile.TemporaryDirectory(dir="/sys/fs/bpf") as folder:
+        pin = Path(folder) / "given"
+        subprocess.run(["bpftool", "prog", "load", path, str(pin), "type", "classifier"], check=True)
+        found = bpfsys.obj_get(pin)
+        pin.unlink()
+    return {Path(path).name: found}
+
+
 @contextmanager
 def loaded(size: Size) -> Iterator[object]:
     """The real programs with a policy of this size, in a namespace of their own."""
@@ -114,11 +130,12 @@ class Runs:
         folder = wall.folder  # type: ignore[attr-defined]
         self.programs = {way: bpfsys.obj_get(folder / f"{way}_l2") for way in ("ingress", "egress")}
         self.empty = stub.load(self._map("state"))
+        self.others = {"parse only": parse_only(), **_given()}
         self.drivers = {4: Driver(4), 6: Driver(6)}
 
     def close(self) -> None:
         """Close everything that was opened here."""
-        for fd in (*self.programs.values(), self.empty):
+        for fd in (*self.programs.values(), *self.others.values(), self.empty):
             os.close(fd)
         for driver in self.drivers.values():
             driver.close()
@@ -187,6 +204,8 @@ def _costs(runs: Runs, size: Size, repeat: int, passes: int) -> dict[str, float]
         plain = runs.frame(4, "ingress", size.friend(4), 0x10)
         base = runs.time(runs.empty, plain, repeat)
         note("empty program", base)
+        for name, program in runs.others.items():
+            note(name, runs.time(program, plain, repeat))
         for family in (4, 6):
             friend, foe, driver = size.friend(family), size.foe(family), runs.drivers[family]
             for way, program in runs.programs.items():
@@ -260,7 +279,7 @@ def run(say: Callable[[str], None], repeat: int = 500_000, passes: int = 5) -> S
         f"ones: 16,000), medians of {passes} passes in each of which all cases run, in ns; in brackets the "
         "ratio to an empty program in the same pass. Where packets differ, a driver of 24 instructions gives "
         "each another source port; its own cost is measured with the empty program and taken off. "
-        "`make bench PART=firewall`",
+        f"`make bench PART=firewall`; {OBJECT}=FILE measures a tc program of another firewall beside it.",
         ("case", *(f"{i:,} identities, {r:,} rules" for i, r in SIZES)),
     )
     for case in found[SIZES[0]]:

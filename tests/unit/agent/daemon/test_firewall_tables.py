@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Large and impossible policy sets: compiled and right, or refused with a sentence that says why."""
+
+from __future__ import annotations
+
+import base64
+import random
+from pathlib import Path
+
+import pytest
+
+from wardmesh.daemon.firewall_tables import engine_of, tables_of
+from wardmesh.daemon.inputs import read_policies
+from wardmesh.datapath import fw_contract as fw
+from wardmesh.model.errors import WardmeshError
+from wardmesh.model.fleetmap import FleetMap, canonical, digest_of, parse_fleet_map
+from wardmesh.model.identity import identities
+from wardmesh.policy.engine import Action
+from wardmesh.policy.files import parse_policies
+
+HEAD = (
+    "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: many}\n"
+    "spec:\n  nodeSelector: {}\n  ingress:\n"
+)
+
+
+def fleet(count: int) -> FleetMap:
+    members = [
+        {
+            "name": f"h{number}",
+            "key": base64.b64encode(number.to_bytes(32, "big")).decode(),
+            "addresses": [f"10.0.{number >> 8}.{number & 255}"],
+            "labels": {"app": f"a{number % 100}"},
+        }
+        for number in range(1, count + 1)
+    ]
+    document = {"format": 1, "generation": 1, "cluster": {"name": "c", "id": 1}, "members": members}
+    return parse_fleet_map(canonical({**document, "digest": digest_of(document)}) + b"\n", "test")
+
+
+def rule(app: int, port: int) -> str:
+    return (
+        f"  - fromEndpoints: [{{matchLabels: {{app: a{app}}}}}]\n"
+        f'    toPorts: [{{ports: [{{port: "{port}", protocol: TCP}}]}}]\n'
+    )
+
+
+def test_ten_thousand_rules_mean_in_the_tables_what_they_mean_to_the_engine() -> None:
+    rng = random.Random(7)
+    text = HEAD + "".join(rule(rng.randrange(100), rng.randrange(2000, 2500)) for _ in range(10_000))
+    held = fleet(300)
+    engine = engine_of(parse_policies([("many.yaml", text)], "test"), held)
+    subject = engine.endpoints["h1"]
+    tables = tables_of(engine, subject, identities(held))
+    direction = engine.direction(subject, True)
+    opened = 0
+    for _probe in range(3_000):
+        member, port = engine.endpoints[f"h{rng.randrange(2, 301)}"], rng.randrange(1990, 2510)
+        network = next(net for net in tables.peers if net.network_address == member.addresses[0])
+        cells = int.from_bytes(tables.peers[network].cells[0], "little")
+        number = int.from_bytes(tables.classes[0][2 * port : 2 * port + 2], "little")
+        action, _grant = direction.decide(engine.universe.place_of(member.addresses[0]), 6, port)
+        assert (cells >> 2 * number & 3 == fw.ALLOW) == (action is Action.ALLOW)
+        opened += action is Action.ALLOW
+    assert 300 < opened < 2_700
+
+
+def test_more_classes_of_ports_than_fit_are_refused() -> None:
+    text = HEAD + "".join(rule(number % 7, 2 * number + 1) for number in range(1_100))
+    held = fleet(20)
+    engine = engine_of(parse_policies([("many.yaml", text)], "test"), held)
+    with pytest.raises(WardmeshError, match="classes of ports") as caught:
+        tables_of(engine, engine.endpoints["h1"], identities(held))
+    assert str(fw.CLASSES) in str(caught.value) and caught.value.remedy
+
+
+def test_a_file_that_vanishes_while_it_is_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text(HEAD + rule(1, 80))
+    assert [name for name, _text in read_policies(tmp_path)] == ["a.yaml"]
+    monkeypatch.setattr("wardmesh.daemon.inputs.read_bytes", lambda path: None)
+    with pytest.raises(WardmeshError, match="vanished") as caught:
+        read_policies(tmp_path)
+    assert "a.yaml" in caught.value.where and caught.value.remedy
