@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wardmesh.cli.output import emit, paths_of, table
+from wardmesh.cli.rule_names import RuleNames
 from wardmesh.datapath import contract, fw_contract
 from wardmesh.datapath.fw_view import PinnedFirewall
 from wardmesh.datapath.guard_view import ipcache, map_sizes
 from wardmesh.host.files import read_bytes
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config, parse_config
-from wardmesh.model.fleetmap import parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
 from wardmesh.model.identity import RESERVED, identities
 
 
@@ -38,12 +39,16 @@ def _guard_folder(paths: Paths, config: Config) -> Path:
     return paths.bpffs / f"maps-{contract.contract_hash(config.members_max)}"
 
 
+def _fleet(paths: Paths) -> FleetMap | None:
+    data = read_bytes(paths.fleet)
+    return None if data is None else parse_fleet_map(data, str(paths.fleet))
+
+
 def _endpoints(paths: Paths) -> tuple[dict[str, str], dict[int, str]]:
     """Tunnel endpoint by network, and the members' names by identity."""
-    data = read_bytes(paths.fleet)
-    if data is None:
+    fleet = _fleet(paths)
+    if fleet is None:
         return {}, {}
-    fleet = parse_fleet_map(data, str(paths.fleet))
     tunnels = {str(net): str(member.endpoint) for member in fleet.members for net in member.networks()}
     names: dict[int, list[str]] = {}
     for name, number in identities(fleet).items():
@@ -67,11 +72,14 @@ def ipcache_list(args: argparse.Namespace) -> int:
 
 
 def policy_list(args: argparse.Namespace) -> int:
-    """What the firewall in the kernel says: verdict, direction, peers, ports, new flows it decided."""
+    """What the firewall in the kernel says, how many new flows each line decided, and the rule behind it."""
     paths = paths_of(args)
     with _firewall(paths, _config(paths)) as wall:
         rows = [asdict(line) for line in wall.policy()]
     _tunnels, names = _endpoints(paths)
+    rules = RuleNames(paths, _fleet(paths))
+    for row in rows:
+        row["rule"] = rules.of(row["peers"][0], row["direction"], row["ports"])
     lines = [
         (
             row["verdict"],
@@ -79,10 +87,11 @@ def policy_list(args: argparse.Namespace) -> int:
             ",".join(_peer(word, names) for word in row["peers"]),
             row["ports"],
             str(row["flows"]),
+            row["rule"],
         )
         for row in rows
     ]
-    head = ("POLICY", "DIRECTION", "IDENTITY", "PORT/PROTO", "NEW FLOWS")
+    head = ("POLICY", "DIRECTION", "IDENTITY", "PORT/PROTO", "NEW FLOWS", "RULE")
     return emit(args, {"policy": rows}, table(head, lines))
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from wardmesh.model.errors import WardmeshError
 
 # Kubernetes' rules for labels (apimachinery, pkg/util/validation): a prefix is a DNS subdomain.
-_NAME = re.compile(r"^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
-_PREFIX = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
+NAME = re.compile(r"^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
+PREFIX = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
 _FORM = "letters, digits, '-', '_' and '.', at most 63, a letter or digit at both ends"
 # What the agent says about every host itself (DESIGN §6).
 IMPLICIT = ("cluster", "node")
@@ -20,7 +20,7 @@ IMPLICIT = ("cluster", "node")
 def check_key(key: str, where: str) -> str:
     """A label's key, or WardmeshError."""
     prefix, slash, name = key.rpartition("/")
-    if not _NAME.match(name) or (slash and not _PREFIX.match(prefix)):
+    if not NAME.match(name) or (slash and not PREFIX.match(prefix)):
         raise WardmeshError(f"{key!r} is no label key", where=where, remedy=f"use {_FORM}")
     if key in IMPLICIT:
         raise WardmeshError(f"the label {key} is the agent's own", where=where, remedy="choose another key")
@@ -32,7 +32,7 @@ def parse_labels(words: Iterable[str], where: str) -> dict[str, str]:
     found = {}
     for word in words:
         key, _equals, value = word.partition("=")
-        if value and not _NAME.match(value):
+        if value and not NAME.match(value):
             raise WardmeshError(f"{value!r} is no label value", where=where, remedy=f"use {_FORM}")
         found[check_key(key, where)] = value
     return found

@@ -7,14 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from wardmesh.model.labels import NAME, PREFIX
 from wardmesh.policy.reading import Place
 
 ANY = "any"
 RESERVED = "reserved"
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
-# Kubernetes' rules for labels (apimachinery, pkg/util/validation): a prefix is a DNS subdomain.
-_NAME = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")
-_PREFIX = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
 _SOURCE = re.compile(r"^[a-z][a-z0-9-]*$")
 
 Labels = Mapping[str, Mapping[str, str]]  # key, then source, to value
@@ -86,7 +84,7 @@ def split_key(text: str) -> tuple[str, str]:
 def _key(place: Place, text: str) -> tuple[str, str]:
     source, key = split_key(text)
     prefix, slash, name = key.rpartition("/")
-    good = _SOURCE.match(source) and _NAME.match(name) and (_PREFIX.match(prefix) if slash else True)
+    good = _SOURCE.match(source) and NAME.match(name) and (PREFIX.match(prefix) if slash else True)
     if not good:
         place.fail(f"invalid label selector: {text!r} is no label key", "letters, digits, '-', '_', '.'")
     return source, key
@@ -94,7 +92,7 @@ def _key(place: Place, text: str) -> tuple[str, str]:
 
 def _value(place: Place) -> str:
     value = place.text()
-    if value and not _NAME.match(value):
+    if value and not NAME.match(value):
         place.fail(
             f"invalid label selector: {value!r} is no label value",
             "at most 63 letters, digits, '-', '_', '.', beginning and ending with a letter or digit",

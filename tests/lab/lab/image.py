@@ -67,7 +67,7 @@ MASKED = [
     "systemd-journal-flush.service",
     "systemd-sysusers.service",
 ]
-SUITE = "bookworm"
+SUITE = os.environ.get("WARDMESH_LAB_SUITE", "bookworm")  # of the hosts' root filesystem
 NET_SCRIPT = """#!/bin/sh
 # The lab's number of this host: from the container's environment, or from the MAC address of a machine.
 ip link set lo up
