@@ -147,6 +147,42 @@ def test_only_the_tunnel_is_on_the_wire(fleet: Fleet, tmp_path: Path, family: st
     assert not plain_between(tmp_path / "c.pcap", members(fleet))
 
 
+CLOSED = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: closed}
+spec:
+  nodeSelector: {matchLabels: {node: node2}}
+  ingress:
+  - fromEntities: [cluster]
+    toPorts: [{ports: [{port: "PORT", protocol: TCP}]}]
+"""
+
+
+def test_policies_hold_on_this_kernel_and_go_without_a_trace(fleet: Fleet) -> None:
+    """The firewall's programs pass this kernel's verifier; test_policy.py has the depth, on containers."""
+    one, two = fleet.lab.hosts[:2]
+    config, shown = "/etc/wardmesh/config.yaml", "tc filter show dev host0 ingress"
+    two.run(f"cp -p {config} /run/before; printf 'hostFirewall:\n  enabled: true\n' >> {config}")
+    two.run("systemctl reload wardmesh")
+    until(lambda: "wardmeshfw" in two.run(shown).stdout, 180)
+    assert TEXT in fetch(one, two)
+    for port, family, wanted in (
+        ("1", "address", False),
+        ("8080", "address", True),
+        ("8080", "address6", True),
+    ):
+        two.run("mkdir -p /run/p; cat > /run/p/closed.yaml", stdin=CLOSED.replace("PORT", port))
+        two.run("wardmesh policy apply /run/p --replace")
+        literal = two.address if family == "address" else f"[{two.address6}]"
+        done = one.run(f"curl -s -m 3 http://{literal}:8080/x", check=False)
+        assert (TEXT.decode() in done.stdout) is wanted
+    two.run("wardmesh policy delete --all")
+    two.run(f"mv /run/before {config}; systemctl reload wardmesh")
+    until(lambda: "wardmeshfw" not in two.run(shown).stdout)
+    assert TEXT in fetch(one, two)
+
+
 def test_no_leak_while_the_agent_suffers(fleet: Fleet, tmp_path: Path) -> None:
     """Restart, SIGKILL, interface deleted by hand: a flood goes on, and not one packet is plain."""
     one, two, last = fleet.lab.hosts[0], fleet.lab.hosts[1], fleet.lab.hosts[-1]

@@ -135,7 +135,7 @@ def _section(echoes: dict[str, list[float]], connections: dict[str, list[float]]
     for place, what in enumerate(("TCP request and response", "connect, request, close")):
         ours, theirs = added[OURS][place], added[SET][place]
         if theirs > NOISE:
-            section.judge(f"{what}: added, to nftables with a set", ours / theirs, 0.7)
+            section.judge(f"{what}: added, to nftables with a set", max(0.0, ours) / theirs, 0.7)
         else:
             section.targets.append((f"{what}: added", "nftables' part is within the noise", "", False))
     return section
