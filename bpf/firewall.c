@@ -77,15 +77,6 @@ static __always_inline bool wm_fw_reassemble(struct wm_packet *packet)
 	return true;
 }
 
-/* Verdict of a flow's cell. */
-static __always_inline int wm_fw_decide(struct __sk_buff *skb, __u32 direction, __u8 cell,
-					const struct wm_fw_state *state)
-{
-	if (cell == WM_CELL_ALLOW || cell == WM_CELL_AUDIT || (state->flags & WM_FW_AUDIT))
-		return TC_ACT_UNSPEC;
-	return wm_fw_count(skb, direction, cell == WM_CELL_DENY ? WM_FW_DENYLIST : WM_FW_POLICY, TC_ACT_SHOT);
-}
-
 /* Look up peer, class and cell for a flow that was opened in this direction. */
 static __always_inline void wm_fw_judge(const struct wm_packet *packet, __u32 seen, struct wm_flow *flow,
 					const struct wm_fw_state *state)
@@ -106,11 +97,6 @@ static __always_inline void wm_fw_judge(const struct wm_packet *packet, __u32 se
 		return;
 	}
 	flow->cell = wm_fw_cell(peer.row, flow->class, flow->direction, state);
-}
-
-static __always_inline bool wm_fw_passes(const struct wm_flow *flow, const struct wm_fw_state *state)
-{
-	return flow->cell == WM_CELL_ALLOW || flow->cell == WM_CELL_AUDIT || (state->flags & WM_FW_AUDIT);
 }
 
 static __always_inline __u32 wm_fw_reason(const struct wm_flow *flow)
@@ -139,12 +125,9 @@ static __always_inline int wm_fw_new(struct __sk_buff *skb, struct wm_packet *pa
 	}
 	wm_fw_judged(flow.row, flow.class, flow.direction, state);
 	if (!wm_fw_passes(&flow, state))
-		return wm_fw_decide(skb, direction, flow.cell, state);
+		return wm_fw_deny(skb, direction, flow.cell);
 	if (keep) {
-		bool original = flow.direction == direction;
-
-		flow.packets[original ? 0 : 1] = 1;
-		flow.bytes[original ? 0 : 1] = skb->len;
+		wm_flow_note(&flow, direction, skb->len);
 		flow.expires = wm_now() + WM_TICKS_FRESH;
 		if (before) /* only now: what is denied must not end the flow whose name it takes */
 			wm_flow_forget(name);
@@ -166,14 +149,8 @@ static __always_inline int wm_fw_known(struct __sk_buff *skb, const struct wm_pa
 		wm_fw_judged(flow->row, flow->class, flow->direction, state);
 	}
 	if (!wm_fw_passes(flow, state))
-		return wm_fw_decide(skb, direction, flow->cell, state);
-	if (original) {
-		flow->packets[0]++;
-		flow->bytes[0] += skb->len;
-	} else {
-		flow->packets[1]++;
-		flow->bytes[1] += skb->len;
-	}
+		return wm_fw_deny(skb, direction, flow->cell);
+	wm_flow_note(flow, direction, skb->len);
 	if (packet->protocol == IPPROTO_TCP && (packet->tcp_flags & (WM_TCP_FIN | WM_TCP_RST)))
 		flow->state |= WM_FLOW_CLOSING;
 	if (!original && !(flow->state & WM_FLOW_REPLIED)) {

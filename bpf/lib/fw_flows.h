@@ -58,6 +58,23 @@ static __always_inline void wm_flow_name(const struct wm_packet *packet, __u32 d
 		wm_flow6_key(packet, direction, &name->key6);
 }
 
+/* One more packet of this flow. */
+static __always_inline void wm_flow_note(struct wm_flow *flow, __u32 direction, __u32 bytes)
+{
+	if (flow->direction == direction) {
+		flow->packets[0]++;
+		flow->bytes[0] += bytes;
+	} else {
+		flow->packets[1]++;
+		flow->bytes[1] += bytes;
+	}
+}
+
+static __always_inline bool wm_fw_passes(const struct wm_flow *flow, const struct wm_fw_state *state)
+{
+	return flow->cell == WM_CELL_ALLOW || flow->cell == WM_CELL_AUDIT || (state->flags & WM_FW_AUDIT);
+}
+
 /* A flow that was answered. */
 static __always_inline struct wm_flow *wm_flow_known(struct wm_flow_name *name)
 {

@@ -25,19 +25,13 @@ static __always_inline bool wm_quick_flow(struct __sk_buff *skb, struct wm_flow 
 	__u32 now;
 
 	if (!flow || flow->generation != state->generation || (flow->state & WM_FLOW_CLOSING) ||
-	    (flow->cell != WM_CELL_ALLOW && flow->cell != WM_CELL_AUDIT))
+	    !wm_fw_passes(flow, state))
 		return false;
 	now = wm_now();
 	if ((__s32)(flow->expires - now) < 0)
 		return false;
 	flow->expires = now + (protocol == IPPROTO_TCP ? WM_TICKS_ESTABLISHED : WM_TICKS_FRESH);
-	if (flow->direction == direction) {
-		flow->packets[0]++;
-		flow->bytes[0] += skb->len;
-	} else {
-		flow->packets[1]++;
-		flow->bytes[1] += skb->len;
-	}
+	wm_flow_note(flow, direction, skb->len);
 	return true;
 }
 
@@ -63,7 +57,7 @@ static __always_inline int wm_quick_open(struct __sk_buff *skb, const struct wm_
 	    wm_fw_is_failsafe(packet, packet->dport, direction))
 		return WM_QUICK_UNDECIDED;
 	wm_fw_judged(peer.row, class, direction, state);
-	return wm_fw_count(skb, direction, cell == WM_CELL_DENY ? WM_FW_DENYLIST : WM_FW_POLICY, TC_ACT_SHOT);
+	return wm_fw_deny(skb, direction, cell);
 }
 
 /* Read what the short way needs; false for anything unusual. */

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import ipaddress
 import os
 import platform
 import re
@@ -200,10 +201,8 @@ def unreachable(addresses, seconds=1.0, port=22):
 
 def literal(text):
     """Is this an address, not a name?"""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, text)
-            return True
-        except OSError:
-            continue
-    return False
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

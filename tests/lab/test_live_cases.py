@@ -7,7 +7,6 @@ neither pods nor named ports. SCTP is left out, this kernel has none; so are ICM
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import json
 import random
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from tests.loading import load
 
 from conftest import ROOT, Fleet
 from lab import Lab
@@ -66,10 +66,7 @@ while (left := end - time.monotonic()) > 0:
     if all(flows[n][2] == "UDP" for n in waiting.values()): time.sleep(0.02)
 print(json.dumps(answers))
 """
-_spec = importlib.util.spec_from_file_location("compile_map", ROOT / "plugins/plugin_utils/_compile.py")
-assert _spec and _spec.loader
-compiler = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(compiler)
+compiler = load("plugins/plugin_utils/_compile.py")
 
 
 @dataclass

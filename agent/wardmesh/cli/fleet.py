@@ -29,9 +29,8 @@ def members(fleet: FleetMap | None) -> str:
 
 def _current(paths: Paths) -> FleetMap | None:
     """The installed map; one that is damaged counts as none, since the new one is to replace it."""
-    data = read_bytes(paths.fleet)
     try:
-        return None if data is None else parse_fleet_map(data, str(paths.fleet))
+        return installed_fleet(paths)
     except WardmeshError:
         return None
 
@@ -91,13 +90,18 @@ def _install(paths: Paths, old: bytes | None, new: bytes, *, running: bool) -> N
         raise
 
 
+def installed_fleet(paths: Paths) -> FleetMap | None:
+    """The map of this host; WardmeshError where it is damaged."""
+    data = read_bytes(paths.fleet)
+    return None if data is None else parse_fleet_map(data, str(paths.fleet))
+
+
 def fleet_show(args: argparse.Namespace) -> int:
     """Print the installed map."""
-    path = paths_of(args).fleet
-    data = read_bytes(path)
-    if data is None:
-        raise WardmeshError("no fleet map on this host", where=str(path), remedy="run the playbook")
-    fleet = parse_fleet_map(data, str(path))
+    paths = paths_of(args)
+    fleet = installed_fleet(paths)
+    if fleet is None:
+        raise WardmeshError("no fleet map on this host", where=str(paths.fleet), remedy="run the playbook")
     rows = [
         {
             "name": member.name,

@@ -7,61 +7,55 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from wardmesh.cli.fleet import installed_fleet
+from wardmesh.cli.local import read_config
 from wardmesh.cli.output import emit, paths_of, table
 from wardmesh.cli.rule_names import RuleNames
 from wardmesh.datapath import contract, fw_contract
 from wardmesh.datapath.fw_view import PinnedFirewall
-from wardmesh.datapath.guard_view import ipcache, map_sizes
-from wardmesh.host.files import read_bytes
+from wardmesh.datapath.guard_view import ipcache
+from wardmesh.datapath.pinned import PinnedMaps
+from wardmesh.datapath.pins import Pins
 from wardmesh.host.paths import Paths
-from wardmesh.model.config import Config, parse_config
-from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
+from wardmesh.model.config import Config
+from wardmesh.model.fleetmap import FleetMap
 from wardmesh.model.identity import RESERVED, identities
 
 
-def _config(paths: Paths) -> Config:
-    return parse_config((read_bytes(paths.config) or b"").decode(), str(paths.config))
+def _sizes(config: Config) -> tuple[int, int, int]:
+    return config.members_max, config.firewall.rows_max, config.firewall.flows_max
 
 
 def _firewall_folder(paths: Paths, config: Config) -> Path:
-    wall = config.firewall
-    name = fw_contract.contract_hash(config.members_max, wall.rows_max, wall.flows_max)
-    return paths.bpffs / "firewall" / f"maps-{name}"
+    return Pins(paths.bpffs / "firewall").maps(fw_contract.contract_hash(*_sizes(config)))
 
 
 def _firewall(paths: Paths, config: Config) -> PinnedFirewall:
-    wall = config.firewall
-    specs = fw_contract.map_specs(config.members_max, wall.rows_max, wall.flows_max)
-    return PinnedFirewall(_firewall_folder(paths, config), specs, wall.rows_max)
+    specs = fw_contract.map_specs(*_sizes(config))
+    return PinnedFirewall(_firewall_folder(paths, config), specs, config.firewall.rows_max)
 
 
-def _guard_folder(paths: Paths, config: Config) -> Path:
-    return paths.bpffs / f"maps-{contract.contract_hash(config.members_max)}"
+def _guard(paths: Paths, config: Config) -> PinnedMaps:
+    folder = Pins(paths.bpffs).maps(contract.contract_hash(config.members_max))
+    return PinnedMaps(folder, contract.map_specs(config.members_max), "guard")
 
 
-def _fleet(paths: Paths) -> FleetMap | None:
-    data = read_bytes(paths.fleet)
-    return None if data is None else parse_fleet_map(data, str(paths.fleet))
-
-
-def _endpoints(paths: Paths) -> tuple[dict[str, str], dict[int, str]]:
-    """Tunnel endpoint by network, and the members' names by identity."""
-    fleet = _fleet(paths)
-    if fleet is None:
-        return {}, {}
-    tunnels = {str(net): str(member.endpoint) for member in fleet.members for net in member.networks()}
+def _names(fleet: FleetMap | None) -> dict[int, str]:
+    """The members' names by identity."""
     names: dict[int, list[str]] = {}
-    for name, number in identities(fleet).items():
+    for name, number in identities(fleet).items() if fleet else ():
         names.setdefault(number, []).append(name)
-    return tunnels, {number: ",".join(found) for number, found in names.items()}
+    return {number: ",".join(found) for number, found in names.items()}
 
 
 def ipcache_list(args: argparse.Namespace) -> int:
     """Who an address is, as the guard in the kernel sees it."""
     paths = paths_of(args)
-    config = _config(paths)
-    tunnels, _names = _endpoints(paths)
-    held = ipcache(_guard_folder(paths, config), config.members_max)
+    fleet = installed_fleet(paths)
+    members = fleet.members if fleet else ()
+    tunnels = {str(net): str(member.endpoint) for member in members for net in member.networks()}
+    with _guard(paths, read_config(paths.config, needed=False)) as guard:
+        held = ipcache(guard)
     lines, rows = [], []
     for net, (identity, flags) in sorted(held.items(), key=lambda item: str(item[0])):
         tunnel = tunnels.get(str(net), "")
@@ -74,10 +68,10 @@ def ipcache_list(args: argparse.Namespace) -> int:
 def policy_list(args: argparse.Namespace) -> int:
     """What the firewall in the kernel says, how many new flows each line decided, and the rule behind it."""
     paths = paths_of(args)
-    with _firewall(paths, _config(paths)) as wall:
+    with _firewall(paths, read_config(paths.config, needed=False)) as wall:
         rows = [asdict(line) for line in wall.policy()]
-    _tunnels, names = _endpoints(paths)
-    rules = RuleNames(paths, _fleet(paths))
+    fleet = installed_fleet(paths)
+    names, rules = _names(fleet), RuleNames(paths, fleet)
     for row in rows:
         row["rule"] = rules.of(row["peers"][0], row["direction"], row["ports"])
     lines = [
@@ -106,7 +100,7 @@ def _peer(word: str, names: dict[int, str]) -> str:
 def ct_list(args: argparse.Namespace) -> int:
     """Connections."""
     paths = paths_of(args)
-    with _firewall(paths, _config(paths)) as wall:
+    with _firewall(paths, read_config(paths.config, needed=False)) as wall:
         rows = [asdict(line) for line in wall.flows()]
     lines = []
     for row in rows:
@@ -123,8 +117,9 @@ def ct_list(args: argparse.Namespace) -> int:
 def maps_list(args: argparse.Namespace) -> int:
     """Every map of wardmesh: entries that are there and that fit."""
     paths = paths_of(args)
-    config = _config(paths)
-    found = [("guard", *row) for row in map_sizes(_guard_folder(paths, config), config.members_max)]
+    config = read_config(paths.config, needed=False)
+    with _guard(paths, config) as guard:
+        found = [("guard", *row) for row in guard.sizes()]
     if _firewall_folder(paths, config).is_dir():
         with _firewall(paths, config) as wall:
             found += [("firewall", *row) for row in wall.sizes()]

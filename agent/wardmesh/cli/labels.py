@@ -7,11 +7,11 @@ import argparse
 from typing import Any
 
 from wardmesh.api import client
+from wardmesh.cli.fleet import installed_fleet
 from wardmesh.cli.output import emit, paths_of, table
 from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
 from wardmesh.model.identity import RESERVED, identities, member_labels
 from wardmesh.model.labels import check_key, labels_document, parse_labels, read_labels
 
@@ -48,8 +48,8 @@ def _keep(args: argparse.Namespace, before: dict[str, str], after: dict[str, str
 def listing(args: argparse.Namespace) -> int:
     """Labels of this host: those in force, and those that the fleet map does not know yet."""
     paths = paths_of(args)
-    own, fleet = by_hand(paths), _fleet(paths)
-    member = next((m for m in fleet.members if m.name == _own_name(paths)), None) if fleet else None
+    own, fleet = by_hand(paths), installed_fleet(paths)
+    member = next((m for m in fleet.members if m.name == own_name(paths)), None) if fleet else None
     held = sorted(member_labels(member, fleet.cluster.name)) if fleet and member else []
     known = dict(member.labels) if member else {}
     pending = {key: value for key, value in own.items() if known.get(key) != value}
@@ -57,20 +57,16 @@ def listing(args: argparse.Namespace) -> int:
     return emit(args, {"labels": held, "byHand": own, "pending": pending}, "\n".join(words) or "no labels")
 
 
-def _own_name(paths: Paths) -> str:
+def own_name(paths: Paths) -> str:
+    """This host's name in the fleet; empty where no agent runs to tell it."""
     return str(client.call(paths.socket, "GET", "/v1/status")["self"]) if client.listens(paths.socket) else ""
-
-
-def _fleet(paths: Paths) -> FleetMap | None:
-    data = read_bytes(paths.fleet)
-    return None if data is None else parse_fleet_map(data, str(paths.fleet))
 
 
 # --- identities ---
 
 
 def _identities(paths: Paths) -> list[dict[str, Any]]:
-    fleet = _fleet(paths)
+    fleet = installed_fleet(paths)
     rows: dict[int, dict[str, Any]] = {
         number: {"id": number, "labels": [f"reserved:{name}"], "members": []}
         for number, name in RESERVED.items()

@@ -48,7 +48,8 @@ def cleanup(args: argparse.Namespace) -> int:
     return emit(args, {"changed": bool(removed), "removed": removed}, words)
 
 
-def _config(path: Path, *, needed: bool) -> Config:
+def read_config(path: Path, *, needed: bool) -> Config:
+    """The configuration; where no file is there and none is needed, the defaults."""
     data = read_bytes(path)
     if data is None and needed:
         raise WardmeshError("no such file", where=str(path), remedy="name the file to check")
@@ -63,7 +64,7 @@ def _config(path: Path, *, needed: bool) -> Config:
 def config_validate(args: argparse.Namespace) -> int:
     """Check a file as the agent would."""
     path = args.file or paths_of(args).config
-    config = _config(path, needed=True)
+    config = read_config(path, needed=True)
     words = [f"{path}: {key}: not active in this version" for key in config.inactive]
     document = {"valid": True, "file": str(path), "inactive": list(config.inactive)}
     return emit(args, document, "\n".join([*words, f"{path}: valid"]))
@@ -71,7 +72,7 @@ def config_validate(args: argparse.Namespace) -> int:
 
 def config_get(args: argparse.Namespace) -> int:
     """Print values of the file, defaults included."""
-    values = _plain(_config(paths_of(args).config, needed=False).values)
+    values = _plain(read_config(paths_of(args).config, needed=False).values)
     if not args.key:
         return emit(args, values, "\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()))
     if args.key in values:
@@ -98,7 +99,7 @@ def node_init(args: argparse.Namespace) -> int:
     with Netlink() as link:
         addresses = [str(address) for address in node_addresses(link, args.hint)]
     paths = paths_of(args)
-    labels = {**_config(paths.config, needed=False).labels, **by_hand(paths)}
+    labels = {**read_config(paths.config, needed=False).labels, **by_hand(paths)}
     document = {
         "changed": known.created,
         "public_key": known.public_key,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from wardmesh.api import client
+from wardmesh.cli.labels import own_name
 from wardmesh.daemon.firewall_tables import CIDR_IDENTITY, engine_of
 from wardmesh.host.paths import Paths
 from wardmesh.model.fleetmap import FleetMap
@@ -21,7 +22,7 @@ class RuleNames:
         if fleet is None or not client.listens(paths.socket):
             return
         files = client.call(paths.socket, "GET", "/v1/policy")["files"]
-        own = str(client.call(paths.socket, "GET", "/v1/status")["self"])
+        own = own_name(paths)
         engine = engine_of(parse_policies(sorted(files.items()), "policies"), fleet)
         if own not in engine.endpoints:
             return

@@ -16,22 +16,19 @@ from wardmesh.datapath.contract import (
     METRIC,
     ROW,
     Network,
-    ipcache_network,
     ipcache_slot,
     metric_row,
 )
 from wardmesh.datapath.fw_tables import PolicyTables, Step, plan
-from wardmesh.datapath.fw_view import ticks_per_second
 from wardmesh.datapath.guard import Counter, possible_cpus
 from wardmesh.datapath.pins import Pins
 from wardmesh.datapath.programs import Programs
 from wardmesh.datapath.tc import FIREWALL_PREFIX
+from wardmesh.datapath.ticks import ticks_per_second
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 
 Entries = dict[Network, "tuple[int, int]"]
-_PEER_MAPS = {"ipcache4": "peers4", "ipcache6": "peers6", "prefix4": "nets4", "prefix6": "nets6"}
-_KEY_SIZES = {"peers4": 4, "peers6": 16, "nets4": 8, "nets6": 20}
 
 
 def _clock_flags() -> tuple[str, ...]:
@@ -126,23 +123,18 @@ class Firewall:
         self._write_state(generation, flags & ~fw.STATE_AUDIT | (fw.STATE_AUDIT if audit else 0))
 
     def _peers(self) -> Entries:
-        found: Entries = {}
-        for slot, name in _PEER_MAPS.items():
-            for key, value in bpfsys.map_items(self._map(name), _KEY_SIZES[name], fw.PEER.size).items():
-                identity, row = fw.PEER.unpack(value)
-                found[ipcache_network(slot, key)] = (identity, row)
-        return found
+        return fw.read_peers(lambda name: bpfsys.map_items(self._map(name), fw.PEER_KEYS[name], fw.PEER.size))
 
     def _write_peers(self, entries: Mapping[Network, tuple[int, int]], gone: Iterable[Network]) -> None:
-        fresh: dict[str, dict[bytes, bytes]] = {name: {} for name in _KEY_SIZES}
+        fresh: dict[str, dict[bytes, bytes]] = {name: {} for name in fw.PEER_MAPS.values()}
         for network, (identity, row) in entries.items():
             slot, key = ipcache_slot(network)
-            fresh[_PEER_MAPS[slot]][key] = fw.PEER.pack(identity, row)
+            fresh[fw.PEER_MAPS[slot]][key] = fw.PEER.pack(identity, row)
         for name, items in fresh.items():
             bpfsys.map_update_many(self._map(name), items)
         for network in gone:
             slot, key = ipcache_slot(network)
-            bpfsys.map_delete(self._map(_PEER_MAPS[slot]), key)
+            bpfsys.map_delete(self._map(fw.PEER_MAPS[slot]), key)
 
     def _copy_rows(self, step: Step, half: int) -> None:
         """Rows that are new get, in the half in force, what the rows that they come from hold there."""

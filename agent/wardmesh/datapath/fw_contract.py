@@ -6,9 +6,10 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from wardmesh.datapath.contract import METRIC, METRIC_ROWS, PREFIX_LEN, ROW, MapSpec
+from wardmesh.datapath.contract import METRIC, METRIC_ROWS, PREFIX_LEN, ROW, MapSpec, Network, ipcache_network
 
 CLASSES = 1024
 CELLS_PER_WORD = 32
@@ -59,6 +60,9 @@ LOCAL = struct.Struct("=16sIIII")  # address, device, until, family, unused
 JUDGED_KEY = struct.Struct("=BBHI")  # direction, half, class, row
 
 PROGRAMS = ("egress_l2", "egress_l3", "ingress_l2", "ingress_l3")
+# Maps of peers by the place that a network has in the guard's maps, and the sizes of their keys.
+PEER_MAPS = {"ipcache4": "peers4", "ipcache6": "peers6", "prefix4": "nets4", "prefix6": "nets6"}
+PEER_KEYS = {"peers4": 4, "peers6": 16, "nets4": PREFIX_LEN.size + 4, "nets6": PREFIX_LEN.size + 16}
 MAX_FAILSAFE = 256
 MAX_FRAGMENTS = 8192
 MAX_JUDGED = 65536
@@ -82,10 +86,10 @@ def map_specs(peers_max: int, rows_max: int, flows_max: int) -> tuple[MapSpec, .
         MapSpec("ports", _ARRAY, ROW.size, PORTS_ROW.size, 1),
         MapSpec("classes", _ARRAY, ROW.size, PIECE_BYTES, 2 * 2 * CLASS_TABLES * CLASS_PIECES),
         MapSpec("rows", _ARRAY, ROW.size, ROW_BYTES, 2 * 2 * rows_max),
-        MapSpec("peers4", _HASH, 4, PEER.size, room, _NO_PREALLOC),
-        MapSpec("peers6", _HASH, 16, PEER.size, room, _NO_PREALLOC),
-        MapSpec("nets4", _LPM_TRIE, PREFIX_LEN.size + 4, PEER.size, room, _NO_PREALLOC),
-        MapSpec("nets6", _LPM_TRIE, PREFIX_LEN.size + 16, PEER.size, room, _NO_PREALLOC),
+        MapSpec("peers4", _HASH, PEER_KEYS["peers4"], PEER.size, room, _NO_PREALLOC),
+        MapSpec("peers6", _HASH, PEER_KEYS["peers6"], PEER.size, room, _NO_PREALLOC),
+        MapSpec("nets4", _LPM_TRIE, PEER_KEYS["nets4"], PEER.size, room, _NO_PREALLOC),
+        MapSpec("nets6", _LPM_TRIE, PEER_KEYS["nets6"], PEER.size, room, _NO_PREALLOC),
         MapSpec("failsafe", _HASH, FAILSAFE_KEY.size, 4, MAX_FAILSAFE),
         MapSpec("flows4", _LRU_HASH, FLOW4_KEY.size, FLOW.size, flows_max),
         MapSpec("flows6", _LRU_HASH, FLOW6_KEY.size, FLOW.size, max(1024, flows_max // 2)),
@@ -109,6 +113,16 @@ def contract_hash(peers_max: int, rows_max: int, flows_max: int) -> str:
         "reasons": sorted(REASONS.items()),
     }
     return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_peers(items: Callable[[str], Mapping[bytes, bytes]]) -> dict[Network, tuple[int, int]]:
+    """Identity and row by network; items: the entries of a map by its name."""
+    found: dict[Network, tuple[int, int]] = {}
+    for slot, name in PEER_MAPS.items():
+        for key, value in items(name).items():
+            identity, row = PEER.unpack(value)
+            found[ipcache_network(slot, key)] = (int(identity), int(row))
+    return found
 
 
 def class_slot(half: int, direction: int, table: int) -> int:

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
-import os
-import time
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,35 +11,15 @@ from pathlib import Path
 
 from wardmesh.datapath import bpfsys
 from wardmesh.datapath import fw_contract as fw
-from wardmesh.datapath.contract import ARRAYS, DIRECTIONS, ROW, MapSpec, Network, ipcache_network
-from wardmesh.datapath.pins import open_pins
-from wardmesh.model.errors import WardmeshError
+from wardmesh.datapath.contract import DIRECTIONS, ROW, MapSpec, Network
+from wardmesh.datapath.pinned import PinnedMaps
+from wardmesh.datapath.ticks import seconds_until
 from wardmesh.model.fleetmap import Address
 
 CELLS = {fw.NO_RULE: "None", fw.ALLOW: "Allow", fw.DENY: "Deny", fw.AUDIT: "Audit"}
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
-PEER_MAPS = {
-    "ipcache4": ("peers4", 4),
-    "ipcache6": ("peers6", 16),
-    "prefix4": ("nets4", 8),
-    "prefix6": ("nets6", 20),
-}
 WORLD = {fw.ROW_WORLD4: "world-ipv4", fw.ROW_WORLD6: "world-ipv6"}
 _TABLES = ("TCP", "UDP", "SCTP")
-_COARSE_CLOCK = 6  # CLOCK_MONOTONIC_COARSE, linux/time.h
-_EARLY = 300  # seconds before its first wrap at which the kernel's 32-bit jiffies start (linux/jiffies.h)
-
-
-def ticks_per_second() -> tuple[int, int]:
-    """Jiffies of a second, which the coarse clock's resolution tells, and the shift to a tick."""
-    per_second = round(1 / time.clock_getres(_COARSE_CLOCK))
-    return per_second, round(math.log2(per_second))
-
-
-def tick_seconds() -> float:
-    """How long a tick is: about a second."""
-    per_second, shift = ticks_per_second()
-    return (1 << shift) / per_second
 
 
 @dataclass(frozen=True)
@@ -72,61 +49,37 @@ class FlowLine:
     verdict: str
 
 
-class PinnedFirewall:
-    """The pinned maps of one contract; use as a context manager."""
+class PinnedFirewall(PinnedMaps):
+    """The firewall's pinned maps of one contract."""
 
     def __init__(self, folder: Path, specs: tuple[MapSpec, ...], rows_max: int) -> None:
-        maps = open_pins(folder, [spec.name for spec in specs])
-        if maps is None:
-            raise WardmeshError(
-                "the firewall is not in the kernel",
-                where=str(folder),
-                remedy="set hostFirewall.enabled to true and see wardmesh status",
-            )
-        self._maps = maps
-        self._specs = {spec.name: spec for spec in specs}
+        super().__init__(folder, specs, "firewall")
         self._rows_max = rows_max
-
-    def __enter__(self) -> PinnedFirewall:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for fd in self._maps.values():
-            os.close(fd)
-
-    def _items(self, name: str) -> dict[bytes, bytes]:
-        spec = self._specs[name]
-        return bpfsys.map_items(self._maps[name], spec.key_size, spec.value_size)
 
     # --- peers and policy ---
 
     def peers(self) -> dict[Network, tuple[int, int]]:
         """Identity and row by network."""
-        found: dict[Network, tuple[int, int]] = {}
-        for slot, (name, _size) in PEER_MAPS.items():
-            for key, value in self._items(name).items():
-                identity, row = fw.PEER.unpack(value)
-                found[ipcache_network(slot, key)] = (int(identity), int(row))
-        return found
+        return fw.read_peers(self.items)
 
     def policy(self) -> list[PolicyLine]:
         """Every range of ports that some rule decides about, for each group of peers."""
-        raw = bpfsys.map_lookup(self._maps["state"], ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
+        raw = bpfsys.map_lookup(self.maps["state"], ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
         half = int(fw.STATE.unpack(raw)[0]) & 1
         groups: dict[int, set[str]] = {row: {name} for row, name in WORLD.items()}
         for identity, row in self.peers().values():
             groups.setdefault(row, set()).add(str(identity))
         judged = {
             fw.JUDGED_KEY.unpack(key): int.from_bytes(value, "little")
-            for key, value in self._items("judged").items()
+            for key, value in self.items("judged").items()
         }
-        pieces = self._items("classes")
+        pieces = self.items("classes")
         lines: list[PolicyLine] = []
         for direction, label in DIRECTIONS.items():
             runs = _runs(pieces, half, direction)
             for row, names in sorted(groups.items()):
                 slot = fw.row_slot(half, direction, row, self._rows_max)
-                cells = bpfsys.map_lookup(self._maps["rows"], ROW.pack(slot), fw.ROW_BYTES)
+                cells = bpfsys.map_lookup(self.maps["rows"], ROW.pack(slot), fw.ROW_BYTES)
                 if cells is None:
                     continue
                 flows = {
@@ -141,30 +94,16 @@ class PinnedFirewall:
 
     def flows(self) -> Iterator[FlowLine]:
         """Every connection, answered ones first."""
-        per_second, shift = ticks_per_second()
-        boot = int(time.clock_gettime(time.CLOCK_MONOTONIC) * per_second)
-        now = (boot + (1 << 32) - _EARLY * per_second) >> shift
         for name in ("flows4", "flows6", "fresh4", "fresh6"):
             key_struct = fw.FLOW4_KEY if name.endswith("4") else fw.FLOW6_KEY
-            for key, value in self._items(name).items():
+            for key, value in self.items(name).items():
                 remote, local, rport, lport, protocol = key_struct.unpack(key)
                 yield _flow(
                     (ipaddress.ip_address(remote), int.from_bytes(rport, "big")),
                     (ipaddress.ip_address(local), int.from_bytes(lport, "big")),
                     int(protocol),
                     value,
-                    now,
                 )
-
-    # --- sizes ---
-
-    def sizes(self) -> list[tuple[str, int, int]]:
-        """Name, entries that are there, entries that fit; arrays are always full."""
-        rows = []
-        for name, spec in self._specs.items():
-            fixed = spec.kind in ARRAYS
-            rows.append((name, spec.max_entries if fixed else len(self._items(name)), spec.max_entries))
-        return rows
 
 
 def _runs(pieces: Mapping[bytes, bytes], half: int, direction: int) -> list[tuple[str, int, int, int]]:
@@ -213,10 +152,7 @@ def _lines(
             yield PolicyLine(CELLS[cell], direction, peers, f"{ports}/{protocol}", count)
 
 
-def _flow(
-    remote: tuple[Address, int], local: tuple[Address, int], protocol: int, value: bytes, now: int
-) -> FlowLine:
-    """now in ticks; 32 bits of them are kept, so the distance is taken modulo 2^32."""
+def _flow(remote: tuple[Address, int], local: tuple[Address, int], protocol: int, value: bytes) -> FlowLine:
     packets, back, sent, received, _generation, identity, _row, expires, _class, way, cell, state = (
         fw.FLOW.unpack(value)
     )
@@ -226,7 +162,7 @@ def _flow(
         DIRECTIONS.get(way, str(way)),
         _end(*remote),
         _end(*local),
-        int(((expires - now + (1 << 31)) % (1 << 32) - (1 << 31)) * tick_seconds()),
+        seconds_until(expires),
         (packets, back),
         (sent, received),
         identity,

@@ -14,6 +14,7 @@ import yaml
 from wardmesh.model import schema
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.schema import BY_PATH, KEYS, PREFIXES, Key
+from wardmesh.model.strict_yaml import strict_mapping
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPV6": 58}
 _DURATION = re.compile(r"^(\d+(ms|s|m|h))+$")
@@ -83,21 +84,7 @@ class _Loader(yaml.SafeLoader):
     """Refuses duplicate keys and aliases: both hide what an operator meant."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, (str, int, float, bool)):
-            raise yaml.constructor.ConstructorError(
-                None, None, "key is not a plain word", key_node.start_mark
-            )
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
-        seen[key] = loader.construct_object(value_node, deep=True)
-    return seen
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, strict_mapping)
 
 
 def load_yaml(text: str, source: str) -> Any:

@@ -11,6 +11,7 @@ import yaml
 
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Network
+from wardmesh.model.strict_yaml import strict_mapping
 from wardmesh.policy.peers import Peers, parse_cidr, parse_peers
 from wardmesh.policy.ports import Layer4, parse_layer4
 from wardmesh.policy.reading import Place
@@ -135,19 +136,7 @@ class _Loader(_Base):
     """Refuses duplicate keys, which hide what an operator meant."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, (str, int, float, bool)) or key in found:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"duplicate or strange key {key!r}", key_node.start_mark
-            )
-        found[key] = loader.construct_object(value_node, deep=True)
-    return found
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, strict_mapping)
 
 
 def parse_document(document: Any, source: str) -> list[Policy | CidrGroup]:

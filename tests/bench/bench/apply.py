@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import sys
 import tempfile
@@ -21,23 +20,6 @@ sys.path.insert(0, str(REPO))
 FLEETS = (100, 1_000, 10_000)
 RULES, GROUPS = 1_000, 200  # rules, and values of the label that they select by
 CONTROLLER = 5_000
-
-
-def fleet(count: int) -> Any:
-    """A fleet map: member 0 is the host; every GROUPS-th member has the same labels."""
-    from wardmesh.model.fleetmap import canonical, digest_of, parse_fleet_map
-
-    members = [
-        {
-            "name": f"h{number}",
-            "key": base64.b64encode(number.to_bytes(32, "big")).decode(),
-            "addresses": [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"],
-            "labels": {"app": f"a{number % GROUPS}"},
-        }
-        for number in range(1, count + 1)
-    ]
-    document = {"format": 1, "generation": 1, "cluster": {"name": "c", "id": 1}, "members": members}
-    return parse_fleet_map(canonical({**document, "digest": digest_of(document)}) + b"\n", "bench")
 
 
 def policies() -> str:
@@ -58,12 +40,13 @@ def _host(count: int, answers: Any) -> None:
     """In a process of its own, so that its memory is this size's alone."""
     from tests.bpf.harness import PYTHON, bpf_filesystem
     from tests.bpf.netns import Namespace
+    from tests.fleets import numbered
 
     from wardmesh.daemon.firewall_tables import host_tables
     from wardmesh.datapath.firewall import Firewall
     from wardmesh.policy.files import parse_policies
 
-    held, text = fleet(count), policies()
+    held, text = numbered(count, GROUPS), policies()
     namespace = Namespace()
     with namespace.entered(), tempfile.TemporaryDirectory() as name, bpf_filesystem(Path(name)) as paths:
         wall = Firewall(paths, 65_536, 4_096, 131_072, PYTHON)
@@ -97,11 +80,13 @@ def _measure(count: int) -> tuple[list[float], float]:
 
 def _controller() -> tuple[float, float]:
     """Seconds to parse and check the set, and to resolve every selector over the fleet."""
+    from tests.fleets import numbered
+
     from wardmesh.policy.engine import Engine
     from wardmesh.policy.files import parse_policies
     from wardmesh.policy.view import endpoints_of
 
-    held, text = fleet(CONTROLLER), policies()
+    held, text = numbered(CONTROLLER, GROUPS), policies()
     start = time.perf_counter()
     parsed = parse_policies([("p.yaml", text)], "bench")
     middle = time.perf_counter()

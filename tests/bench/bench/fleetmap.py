@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import ipaddress
 import sys
 import time
@@ -24,12 +23,9 @@ PEER_LIMIT = 1.0  # milliseconds
 
 def compiler() -> Any:
     """The collection's module, without Ansible around it."""
-    source = REPO / "plugins/plugin_utils/_compile.py"
-    spec = importlib.util.spec_from_file_location("wardmesh_compile", source)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from tests.loading import load
+
+    return load("plugins/plugin_utils/_compile.py")
 
 
 def declared(count: int) -> dict[str, dict[str, Any]]:

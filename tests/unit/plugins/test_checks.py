@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
-from pathlib import Path
 
 import pytest
+from tests.loading import load
 
-SOURCE = Path(__file__).parents[3] / "plugins/module_utils/_checks.py"
-_spec = importlib.util.spec_from_file_location("wardmesh_checks", SOURCE)
-assert _spec and _spec.loader
-checks = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(checks)
+checks = load("plugins/module_utils/_checks.py")
 
 
 def test_silence_is_told_and_a_refusal_is_an_answer() -> None:

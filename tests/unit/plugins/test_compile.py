@@ -4,19 +4,14 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.loading import load
 
 from wardmesh.model.fleetmap import parse_fleet_map
 
-SOURCE = Path(__file__).parents[3] / "plugins/plugin_utils/_compile.py"
-_spec = importlib.util.spec_from_file_location("wardmesh_compile", SOURCE)
-assert _spec and _spec.loader
-compiler = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(compiler)
+compiler = load("plugins/plugin_utils/_compile.py")
 
 
 def facts(number: int, **more: Any) -> dict[str, Any]:

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import json
 import logging
-import sys
-from pathlib import Path
 
 import pytest
+from tests.loading import load
 
 from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.log import LOG
@@ -20,11 +18,7 @@ from wardmesh.daemon.view import View
 from wardmesh.datapath.contract import MEMBER, SELF, STRICT
 from wardmesh.model.errors import WardmeshError
 
-_spec = importlib.util.spec_from_file_location("daemon_fakes", Path(__file__).with_name("fakes.py"))
-assert _spec is not None and _spec.loader is not None
-fakes = importlib.util.module_from_spec(_spec)
-sys.modules["daemon_fakes"] = fakes
-_spec.loader.exec_module(fakes)
+fakes = load("tests/unit/agent/daemon/fakes.py")
 
 THREE = ("node1", "node2", "node3")
 WALL = 1_700_000_000.0

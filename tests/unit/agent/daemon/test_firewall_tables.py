@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import base64
 import random
 from pathlib import Path
 
 import pytest
+from tests.fleets import numbered
 
 from wardmesh.daemon.firewall_tables import engine_of, tables_of
 from wardmesh.daemon.inputs import read_policies
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, canonical, digest_of, parse_fleet_map
 from wardmesh.model.identity import identities
 from wardmesh.policy.engine import Action
 from wardmesh.policy.files import parse_policies
@@ -22,20 +21,6 @@ HEAD = (
     "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: many}\n"
     "spec:\n  nodeSelector: {}\n  ingress:\n"
 )
-
-
-def fleet(count: int) -> FleetMap:
-    members = [
-        {
-            "name": f"h{number}",
-            "key": base64.b64encode(number.to_bytes(32, "big")).decode(),
-            "addresses": [f"10.0.{number >> 8}.{number & 255}"],
-            "labels": {"app": f"a{number % 100}"},
-        }
-        for number in range(1, count + 1)
-    ]
-    document = {"format": 1, "generation": 1, "cluster": {"name": "c", "id": 1}, "members": members}
-    return parse_fleet_map(canonical({**document, "digest": digest_of(document)}) + b"\n", "test")
 
 
 def rule(app: int, port: int) -> str:
@@ -48,7 +33,7 @@ def rule(app: int, port: int) -> str:
 def test_ten_thousand_rules_mean_in_the_tables_what_they_mean_to_the_engine() -> None:
     rng = random.Random(7)
     text = HEAD + "".join(rule(rng.randrange(100), rng.randrange(2000, 2500)) for _ in range(10_000))
-    held = fleet(300)
+    held = numbered(300, 100)
     engine = engine_of(parse_policies([("many.yaml", text)], "test"), held)
     subject = engine.endpoints["h1"]
     tables = tables_of(engine, subject, identities(held))
@@ -67,7 +52,7 @@ def test_ten_thousand_rules_mean_in_the_tables_what_they_mean_to_the_engine() ->
 
 def test_more_classes_of_ports_than_fit_are_refused() -> None:
     text = HEAD + "".join(rule(number % 7, 2 * number + 1) for number in range(1_100))
-    held = fleet(20)
+    held = numbered(20, 100)
     engine = engine_of(parse_policies([("many.yaml", text)], "test"), held)
     with pytest.raises(WardmeshError, match="classes of ports") as caught:
         tables_of(engine, engine.endpoints["h1"], identities(held))

@@ -3,23 +3,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from tests.loading import load
 
 from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.trial import Trial
 from wardmesh.datapath.contract import EGRESS, INGRESS
 from wardmesh.model.errors import WardmeshError
 
-_spec = importlib.util.spec_from_file_location("daemon_fakes", Path(__file__).with_name("fakes.py"))
-assert _spec is not None and _spec.loader is not None
-fakes = importlib.util.module_from_spec(_spec)
-sys.modules["daemon_fakes"] = fakes
-_spec.loader.exec_module(fakes)
+fakes = load("tests/unit/agent/daemon/fakes.py")
 
 POLICY = """
 apiVersion: cilium.io/v2

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps as they lie in the kernel, opened by their pins to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from wardmesh.datapath import bpfsys
+from wardmesh.datapath.contract import ARRAYS, MapSpec
+from wardmesh.datapath.pins import close_all, open_pins
+from wardmesh.model.errors import WardmeshError
+
+Opened = TypeVar("Opened", bound="PinnedMaps")
+
+
+class PinnedMaps:
+    """Every map of a folder of pins; use as a context manager. what: whose they are, for the error."""
+
+    def __init__(self, folder: Path, specs: Iterable[MapSpec], what: str) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        maps = open_pins(folder, self._specs)
+        if maps is None:
+            raise WardmeshError(
+                f"the {what} is not in the kernel",
+                where=str(folder),
+                remedy="see wardmesh status and its problems; the firewall needs hostFirewall.enabled",
+            )
+        self.maps = maps
+
+    def __enter__(self: Opened) -> Opened:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        close_all(self.maps)
+
+    def items(self, name: str) -> dict[bytes, bytes]:
+        """All entries of a map."""
+        spec = self._specs[name]
+        return bpfsys.map_items(self.maps[name], spec.key_size, spec.value_size)
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """Name, entries that are there, entries that fit; arrays are always full."""
+        return [
+            (name, spec.max_entries if spec.kind in ARRAYS else len(self.items(name)), spec.max_entries)
+            for name, spec in self._specs.items()
+        ]
