@@ -55,4 +55,4 @@ def test_sizes(wall: FirewallBench) -> None:
     assert wall.passes(INGRESS, ethernet(ipv4(FRIEND4, SELF4, tcp(4000, 80))))
     with opened(wall) as maps:
         sizes = {name: (held, room) for name, held, room in maps.sizes()}
-    assert sizes["fresh4"] == (1, 16384) and sizes["flows4"] == (0, 65536)
+    assert sizes["flows4"] == (1, 131072) and sizes["flows6"] == (0, 65536)
