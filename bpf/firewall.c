@@ -29,15 +29,16 @@
 #include "lib/fw_icmp.h"
 #include "lib/fw_older.h"
 #include "lib/fw_count.h"
+#include "lib/fw_events.h"
 #include "lib/fw_quick.h"
 
 /* What cannot be judged is dropped once somebody wants packets to be judged. */
-static __always_inline int wm_fw_unless_enforced(struct __sk_buff *skb, __u32 direction, __u32 reason,
+static __always_inline int wm_fw_unless_enforced(struct wm_fw_work *work, __u32 reason,
 						 const struct wm_fw_state *state)
 {
 	if (!(state->flags & WM_FW_ENFORCE) || (state->flags & WM_FW_AUDIT))
 		return TC_ACT_UNSPEC;
-	return wm_fw_count(skb, direction, reason, TC_ACT_SHOT);
+	return wm_fw_drop(work, reason);
 }
 
 /* WireGuard's packets. Sent ones carry a mark that needs CAP_NET_ADMIN; received ones are its to check. */
@@ -128,26 +129,39 @@ static __always_inline int wm_fw_new(struct __sk_buff *skb, struct wm_fw_work *w
 	}
 	if (wm_fw_passes(flow->verdict.cell, state) && keep)
 		return WM_NOTE;
-	wm_fw_judged(flow->row, flow->verdict.class, flow->verdict.direction, state);
+	wm_fw_judged(flow->row, flow->verdict.class, flow->verdict.direction, state->generation);
 	if (!wm_fw_passes(flow->verdict.cell, state))
-		return wm_fw_deny(skb, direction, flow->verdict.cell);
+		return wm_fw_deny(work, flow->verdict.cell);
 	return wm_fw_count(skb, direction, wm_fw_reason(flow), TC_ACT_UNSPEC);
 }
 
-/* The flow in the work room was allowed and may pass, if it finds a place in the table. */
-static __always_inline int wm_fw_note(struct __sk_buff *skb, __u32 direction, const struct wm_fw_state *state)
+/* What tc does not do: note a new flow, count and tell. */
+static __always_inline int wm_fw_finish(struct __sk_buff *skb, __u32 direction, int verdict)
 {
 	struct wm_fw_work *work = wm_fw_at_work();
-	__u32 now = wm_now();
+	__u8 kind = WM_EVENT_DROP;
+	__u32 reason, now = wm_now();
 
 	if (!work)
 		return TC_ACT_SHOT;
-	wm_fw_judged(work->flow.row, work->flow.verdict.class, work->flow.verdict.direction, state);
-	wm_flow_note(&work->flow, direction, skb->len);
-	work->flow.expires = now + WM_TICKS_FRESH;
-	if (!wm_flow_open(&work->name, &work->flow, now))
-		return wm_fw_count(skb, direction, WM_FW_CT_FULL, TC_ACT_SHOT);
-	return wm_fw_count(skb, direction, wm_fw_reason(&work->flow), TC_ACT_UNSPEC);
+	reason = work->reason;
+	if (verdict == WM_NOTE) {
+		wm_fw_judged(work->flow.row, work->flow.verdict.class, work->flow.verdict.direction,
+			     work->flow.verdict.generation);
+		wm_flow_note(&work->flow, direction, skb->len);
+		work->flow.expires = now + WM_TICKS_FRESH;
+		reason = WM_FW_CT_FULL;
+		if (wm_flow_open(&work->name, &work->flow, now)) {
+			reason = wm_fw_reason(&work->flow);
+			kind = WM_EVENT_NEW;
+		}
+	} else if (verdict == WM_TELL) {
+		kind = work->kind;
+	}
+	if (verdict != WM_TELL)
+		wm_fw_count(skb, direction, reason, 0);
+	wm_fw_tell(skb, direction, work, kind, reason);
+	return kind == WM_EVENT_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* Judge a flow again, because the policy has changed. */
@@ -166,35 +180,46 @@ static __always_inline struct wm_verdict wm_fw_again(const struct wm_packet *pac
 		wm_flow_judged(flow, verdict);
 		wm_flow_release(name, hold);
 	}
-	wm_fw_judged(fresh.row, verdict.class, opened, state);
+	wm_fw_judged(fresh.row, verdict.class, opened, verdict.generation);
 	return verdict;
 }
 
-/* A packet of a known flow; WM_QUICK_UNDECIDED when it is not known any more. */
-static __always_inline int wm_fw_known(struct __sk_buff *skb, const struct wm_packet *packet, __u32 direction,
-				       struct wm_flow_name *name, struct wm_flow *flow, __u32 now,
-				       const struct wm_fw_state *state)
+/* A packet of a known flow; WM_UNDECIDED when it is not known any more. */
+static __always_inline int wm_fw_known(struct __sk_buff *skb, struct wm_fw_work *work, __u32 direction,
+				       struct wm_flow *flow, __u32 now, const struct wm_fw_state *state)
 {
+	const struct wm_packet *packet = &work->packet;
+	struct wm_flow_name *name = &work->name;
+	int ends = TC_ACT_UNSPEC;
 	struct wm_verdict verdict = wm_flow_verdict(flow);
 
 	if (wm_flow_mark(flow) != wm_name_mark(name))
-		return WM_QUICK_UNDECIDED; /* taken for another flow since it was found */
+		return WM_UNDECIDED; /* taken for another flow since it was found */
 	if (verdict.generation != state->generation)
 		verdict = wm_fw_again(packet, direction, name, flow, verdict.direction, state);
-	if (!wm_fw_passes(verdict.cell, state))
-		return wm_fw_deny(skb, direction, verdict.cell);
+	if (!wm_fw_passes(verdict.cell, state)) {
+		work->flow = *flow;
+		work->flow.verdict = verdict;
+		return wm_fw_deny(work, verdict.cell);
+	}
 	wm_flow_note(flow, direction, skb->len);
 	if (packet->protocol == IPPROTO_TCP && (packet->tcp_flags & (WM_TCP_FIN | WM_TCP_RST)) &&
 	    !(flow->state & WM_FLOW_CLOSING)) {
 		flow->state |= WM_FLOW_CLOSING;
 		wm_flow_keep(name, false, now + WM_TICKS_CLOSING);
+		work->kind = WM_EVENT_CLOSING;
+		ends = WM_TELL;
 	}
 	if (verdict.direction != direction && !(flow->state & WM_FLOW_REPLIED)) {
 		flow->state |= WM_FLOW_REPLIED;
 		wm_flow_keep(name, true, now + wm_flow_ticks(packet, flow));
+		work->kind = WM_EVENT_ANSWERED;
+		ends = WM_TELL;
 	}
 	flow->expires = now + wm_flow_ticks(packet, flow);
-	return TC_ACT_UNSPEC;
+	if (ends == WM_TELL)
+		work->flow = *flow;
+	return ends;
 }
 
 /* A SYN opens a connection, whatever was known under its name: otherwise an old entry would let it in. So does
@@ -210,9 +235,10 @@ static __always_inline bool wm_fw_reopens(const struct wm_packet *packet, const 
 }
 
 /* ICMP: 1 = goes on to flows and policy, else the verdict. Echoes are flows, named by their id. */
-static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_packet *packet, __u32 direction,
-				      bool *keep, struct wm_flow_name *about, const struct wm_fw_state *state)
+static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_fw_work *work, __u32 direction, bool *keep,
+				      const struct wm_fw_state *state)
 {
+	struct wm_packet *packet = &work->packet;
 	const struct wm_ports *id;
 	struct wm_ports room;
 
@@ -222,10 +248,10 @@ static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_packet *p
 		if (kind == WM_ICMP6_PASS)
 			return TC_ACT_UNSPEC;
 		if (kind == WM_ICMP6_FORBID)
-			return wm_fw_unless_enforced(skb, direction, WM_FW_ICMP6, state);
+			return wm_fw_unless_enforced(work, WM_FW_ICMP6, state);
 	} else if (wm_icmp_frag_needed(packet)) {
 		return TC_ACT_UNSPEC;
-	} else if (wm_icmp_is_error(packet) && wm_icmp_related(skb, packet, direction, state->seed, about)) {
+	} else if (wm_icmp_is_error(packet) && wm_icmp_related(skb, packet, direction, state->seed, &work->about)) {
 		return TC_ACT_UNSPEC;
 	}
 	*keep = wm_icmp_is_request(packet) || wm_icmp_is_answer(packet);
@@ -233,7 +259,7 @@ static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_packet *p
 		return 1;
 	id = wm_transport(skb, packet->l4_offset + 4, &room);
 	if (!id)
-		return wm_fw_unless_enforced(skb, direction, WM_INVALID, state);
+		return wm_fw_unless_enforced(work, WM_INVALID, state);
 	packet->sport = packet->dport = id->source;
 	return 1;
 }
@@ -247,26 +273,26 @@ static __always_inline int wm_fw_examine(struct __sk_buff *skb, bool l2, __u32 d
 	bool keep = true;
 
 	if (!work)
-		return wm_fw_unless_enforced(skb, direction, WM_INVALID, policy);
+		return TC_ACT_SHOT;
 	packet = &work->packet;
 	wm_parse_network(skb, l2, packet);
 	if (!packet->family)
 		return TC_ACT_UNSPEC;
 	wm_parse_transport(skb, packet);
 	if (packet->l4 == WM_L4_BROKEN)
-		return wm_fw_unless_enforced(skb, direction, WM_INVALID, policy);
+		return wm_fw_unless_enforced(work, WM_INVALID, policy);
 	if (direction == WM_EGRESS && wm_fw_is_tunnel(skb, packet, direction))
 		return TC_ACT_UNSPEC;
 	if (packet->fragmented && wm_has_ports(packet->protocol) && !wm_fw_reassemble(packet))
-		return wm_fw_unless_enforced(skb, direction, WM_FW_FRAGMENT, policy);
+		return wm_fw_unless_enforced(work, WM_FW_FRAGMENT, policy);
 	/* Only here: the later fragments of an incoming one are known by the ports of the first. */
 	if (direction == WM_INGRESS && wm_fw_is_tunnel(skb, packet, direction))
 		return TC_ACT_UNSPEC;
 	if (packet->l4 == WM_L4_PORTS && packet->protocol == IPPROTO_TCP && !packet->fragmented &&
 	    !wm_parse_tcp(skb, packet))
-		return wm_fw_unless_enforced(skb, direction, WM_INVALID, policy);
+		return wm_fw_unless_enforced(work, WM_INVALID, policy);
 	if (packet->l4 == WM_L4_PORTS && wm_is_icmp(packet)) {
-		int verdict = wm_fw_icmp(skb, packet, direction, &keep, &work->about, policy);
+		int verdict = wm_fw_icmp(skb, work, direction, &keep, policy);
 
 		if (verdict != 1)
 			return verdict;
@@ -278,9 +304,9 @@ static __always_inline int wm_fw_examine(struct __sk_buff *skb, bool l2, __u32 d
 		wm_flow_name(packet, direction, policy->seed, &work->name);
 		flow = wm_flow_find(&work->name);
 		if (flow && (__s32)(flow->expires - now) >= 0 && !wm_fw_reopens(packet, flow, direction)) {
-			int verdict = wm_fw_known(skb, packet, direction, &work->name, flow, now, policy);
+			int verdict = wm_fw_known(skb, work, direction, flow, now, policy);
 
-			if (verdict != WM_QUICK_UNDECIDED)
+			if (verdict != WM_UNDECIDED)
 				return verdict;
 			work->name.place = WM_NOWHERE;
 		}
@@ -302,10 +328,10 @@ static __always_inline int wm_firewall(struct __sk_buff *skb, bool l2, __u32 dir
 	struct wm_fw_state policy = *state; /* one policy for the whole packet */
 
 	verdict = wm_fw_quick(skb, l2, direction, &policy);
-	if (verdict == WM_QUICK_UNDECIDED)
+	if (verdict == WM_UNDECIDED)
 		verdict = wm_fw_examine(skb, l2, direction, &policy);
-	if (verdict == WM_NOTE)
-		verdict = wm_fw_note(skb, direction, &policy);
+	if (verdict == WM_NOTE || verdict == WM_DROP || verdict == WM_TELL)
+		verdict = wm_fw_finish(skb, direction, verdict);
 	return verdict;
 }
 

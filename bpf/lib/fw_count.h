@@ -13,9 +13,3 @@ static __always_inline int wm_fw_count(struct __sk_buff *skb, __u32 direction, _
 	}
 	return verdict;
 }
-
-/* Drop what this cell, which lets nothing through, decided about. */
-static __always_inline int wm_fw_deny(struct __sk_buff *skb, __u32 direction, __u8 cell)
-{
-	return wm_fw_count(skb, direction, cell == WM_CELL_DENY ? WM_FW_DENYLIST : WM_FW_POLICY, TC_ACT_SHOT);
-}

@@ -79,11 +79,10 @@ static __always_inline __u8 wm_fw_cell(__u32 row, __u16 class, __u32 direction,
 }
 
 /* For the counters of rules: which cell decided about how many new flows. */
-static __always_inline void wm_fw_judged(__u32 row, __u16 class, __u32 direction,
-					 const struct wm_fw_state *state)
+static __always_inline void wm_fw_judged(__u32 row, __u16 class, __u32 direction, __u32 generation)
 {
 	struct wm_judged_key key = {
-		.direction = direction, .half = WM_HALF(state), .class = class, .row = row
+		.direction = direction, .half = generation & 1, .class = class, .row = row
 	};
 	__u64 first = 1, *count = fw_judged.lookup(&key);
 

@@ -7,10 +7,6 @@
  * denies is dropped without looking at flows: it opens a connection whatever is known under its name, and a
  * flood of them must stay cheap. Whatever is not decided here goes the long way.
  */
-/* No verdicts of tc, which are -1 and 2 here. */
-#define WM_QUICK_UNDECIDED 3 /* the long way is to decide */
-#define WM_NOTE 4            /* passes when its new flow, in the work room, finds a place */
-
 /* What it reads of a transport header: ports, and TCP's flags. */
 struct wm_quick_transport {
 	__be16 source;
@@ -52,14 +48,14 @@ static __always_inline int wm_quick_known4(struct __sk_buff *skb, const __u64 *w
 	struct wm_flow4_set *set = fw_flows4.lookup(&index);
 
 	if (!set)
-		return WM_QUICK_UNDECIDED;
+		return WM_UNDECIDED;
 	wm_checked(set);
 	if (wm_quick_flow(skb, set->slots + wm_flow_way(hash) * WM_SLOT_WORDS4, words, WM_KEY_WORDS4,
 			  protocol, direction, state) ||
 	    wm_quick_flow(skb, set->slots + wm_tagged_way(&set->head, wm_flow_tag(hash)) * WM_SLOT_WORDS4,
 			  words, WM_KEY_WORDS4, protocol, direction, state))
 		return TC_ACT_UNSPEC;
-	return WM_QUICK_UNDECIDED;
+	return WM_UNDECIDED;
 }
 
 static __always_inline int wm_quick_known6(struct __sk_buff *skb, const __u64 *words, __u8 protocol,
@@ -70,57 +66,60 @@ static __always_inline int wm_quick_known6(struct __sk_buff *skb, const __u64 *w
 	struct wm_flow6_set *set = fw_flows6.lookup(&index);
 
 	if (!set)
-		return WM_QUICK_UNDECIDED;
+		return WM_UNDECIDED;
 	wm_checked(set);
 	if (wm_quick_flow(skb, set->slots + wm_flow_way(hash) * WM_SLOT_WORDS6, words, WM_KEY_WORDS6,
 			  protocol, direction, state) ||
 	    wm_quick_flow(skb, set->slots + wm_tagged_way(&set->head, wm_flow_tag(hash)) * WM_SLOT_WORDS6,
 			  words, WM_KEY_WORDS6, protocol, direction, state))
 		return TC_ACT_UNSPEC;
-	return WM_QUICK_UNDECIDED;
+	return WM_UNDECIDED;
 }
 
-/* A SYN that policy allows: it opens a flow, if none is known under its name. */
-static __always_inline int wm_quick_allow(struct __sk_buff *skb, const struct wm_packet *packet,
-					  __u32 direction, struct wm_verdict verdict, struct wm_fw_peer peer,
-					  const struct wm_fw_state *state)
+/* A SYN, in the work room: dropped where policy denies it, noted where it opens a flow. */
+static __always_inline int wm_quick_open(struct __sk_buff *skb, struct wm_fw_work *work, __u32 direction,
+					 const struct wm_fw_state *state)
 {
-	struct wm_fw_work *work = wm_fw_work();
-
-	if (!work)
-		return WM_QUICK_UNDECIDED;
-	wm_flow_name(packet, direction, state->seed, &work->name);
-	if (wm_flow_find(&work->name))
-		return WM_QUICK_UNDECIDED;
-	work->flow.verdict = verdict;
-	work->flow.identity = peer.identity;
-	work->flow.row = peer.row;
-	return WM_NOTE;
-}
-
-/* A SYN: dropped where policy denies it, noted where it opens a flow. */
-static __always_inline int wm_quick_open(struct __sk_buff *skb, const struct wm_packet *packet,
-					 __u32 direction, const struct wm_fw_state *state)
-{
+	const struct wm_packet *packet = &work->packet;
 	const __be32 *remote = direction == WM_INGRESS ? packet->src : packet->dst;
 	struct wm_verdict verdict = { .generation = state->generation, .direction = direction };
 	struct wm_fw_peer peer;
 
-	if (!(state->flags & WM_FW_ENFORCE) || (state->flags & WM_FW_AUDIT))
-		return WM_QUICK_UNDECIDED;
 	if (direction == WM_EGRESS ? skb->ingress_ifindex != 0
 				   : !wm_local_holds(skb, wm_local_slot(packet->family, packet->dst),
 						     packet->family, packet->dst))
-		return WM_QUICK_UNDECIDED;
+		return WM_UNDECIDED;
 	peer = wm_fw_peer(packet->family, remote, state);
 	verdict.class = wm_fw_class(packet, packet->dport, direction, false, state);
 	verdict.cell = wm_fw_cell(peer.row, verdict.class, direction, state);
-	if (verdict.cell == WM_CELL_ALLOW)
-		return wm_quick_allow(skb, packet, direction, verdict, peer, state);
+	work->flow.verdict = verdict;
+	work->flow.identity = peer.identity;
+	work->flow.row = peer.row;
+	if (verdict.cell == WM_CELL_ALLOW) {
+		wm_flow_name(packet, direction, state->seed, &work->name);
+		return wm_flow_find(&work->name) ? WM_UNDECIDED : WM_NOTE;
+	}
 	if (verdict.cell == WM_CELL_AUDIT || wm_fw_is_failsafe(packet, packet->dport, direction))
-		return WM_QUICK_UNDECIDED;
-	wm_fw_judged(peer.row, verdict.class, direction, state);
-	return wm_fw_deny(skb, direction, verdict.cell);
+		return WM_UNDECIDED;
+	wm_fw_judged(peer.row, verdict.class, direction, state->generation);
+	return wm_fw_deny(work, verdict.cell);
+}
+
+/* Room for a SYN, unless the whole policy is of a kind that the long way is for. */
+static __always_inline struct wm_fw_work *wm_quick_work(const struct wm_fw_state *state)
+{
+	if (!(state->flags & WM_FW_ENFORCE) || (state->flags & WM_FW_AUDIT))
+		return NULL;
+	return wm_fw_work();
+}
+
+static __always_inline void wm_quick_syn(struct wm_packet *packet, const struct wm_quick_transport *header)
+{
+	packet->l4 = WM_L4_PORTS;
+	packet->protocol = IPPROTO_TCP;
+	packet->sport = header->source;
+	packet->dport = header->dest;
+	packet->tcp_flags = header->tcp_flags;
 }
 
 /* What a transport header without anything unusual asks for: 0 a look-up, 1 an opening, -1 the long way. */
@@ -145,20 +144,20 @@ static __always_inline int wm_quick4(struct __sk_buff *skb, const struct iphdr *
 	int kind;
 
 	if (ip->frag_off & bpf_htons(WM_IP_OFFSET | WM_IP_MORE))
-		return WM_QUICK_UNDECIDED;
+		return WM_UNDECIDED;
 	kind = wm_quick_kind(header, ip->protocol);
 	if (kind < 0)
-		return WM_QUICK_UNDECIDED;
+		return WM_UNDECIDED;
 	if (kind) {
-		struct wm_packet packet = { .family = WM_AF_INET,
-					    .l4 = WM_L4_PORTS,
-					    .protocol = IPPROTO_TCP,
-					    .sport = header->source,
-					    .dport = header->dest,
-					    .src = { ip->saddr },
-					    .dst = { ip->daddr } };
+		struct wm_fw_work *work = wm_quick_work(state);
 
-		return wm_quick_open(skb, &packet, direction, state);
+		if (!work)
+			return WM_UNDECIDED;
+		work->packet.family = WM_AF_INET;
+		work->packet.src[0] = ip->saddr;
+		work->packet.dst[0] = ip->daddr;
+		wm_quick_syn(&work->packet, header);
+		return wm_quick_open(skb, work, direction, state);
 	}
 	wm_flow4_words(in ? ip->saddr : ip->daddr, in ? ip->daddr : ip->saddr,
 		       in ? header->source : header->dest, in ? header->dest : header->source, ip->protocol,
@@ -176,24 +175,24 @@ static __always_inline int wm_quick6(struct __sk_buff *skb, const struct ipv6hdr
 	int kind = wm_quick_kind(header, ip->nexthdr);
 
 	if (kind < 0)
-		return WM_QUICK_UNDECIDED;
+		return WM_UNDECIDED;
 	if (kind) {
-		struct wm_packet packet = { .family = WM_AF_INET6,
-					    .l4 = WM_L4_PORTS,
-					    .protocol = IPPROTO_TCP,
-					    .sport = header->source,
-					    .dport = header->dest };
+		struct wm_fw_work *work = wm_quick_work(state);
 
-		__builtin_memcpy(packet.src, source, sizeof(packet.src));
-		__builtin_memcpy(packet.dst, dest, sizeof(packet.dst));
-		return wm_quick_open(skb, &packet, direction, state);
+		if (!work)
+			return WM_UNDECIDED;
+		work->packet.family = WM_AF_INET6;
+		__builtin_memcpy(work->packet.src, source, sizeof(work->packet.src));
+		__builtin_memcpy(work->packet.dst, dest, sizeof(work->packet.dst));
+		wm_quick_syn(&work->packet, header);
+		return wm_quick_open(skb, work, direction, state);
 	}
 	wm_flow6_words(in ? source : dest, in ? dest : source, in ? header->source : header->dest,
 		       in ? header->dest : header->source, ip->nexthdr, words);
 	return wm_quick_known6(skb, words, ip->nexthdr, direction, state);
 }
 
-/* A verdict of tc, or WM_QUICK_UNDECIDED. */
+/* A verdict of tc, or WM_UNDECIDED. */
 static __always_inline int wm_fw_quick(struct __sk_buff *skb, bool l2, __u32 direction,
 				       const struct wm_fw_state *state)
 {
@@ -203,12 +202,12 @@ static __always_inline int wm_fw_quick(struct __sk_buff *skb, bool l2, __u32 dir
 	const __be16 *type = (const void *)(data + offsetof(struct ethhdr, h_proto));
 
 	if (start + sizeof(struct iphdr) + sizeof(struct wm_quick_transport) > end)
-		return WM_QUICK_UNDECIDED;
+		return WM_UNDECIDED;
 	if (*start == 0x45 && (!l2 || *type == bpf_htons(ETH_P_IP)))
 		return wm_quick4(skb, (const void *)start, direction, state);
 	if (start + sizeof(struct ipv6hdr) + sizeof(struct wm_quick_transport) > end)
-		return WM_QUICK_UNDECIDED;
+		return WM_UNDECIDED;
 	if (*start >> 4 == 6 && (!l2 || *type == bpf_htons(ETH_P_IPV6)))
 		return wm_quick6(skb, (const void *)start, direction, state);
-	return WM_QUICK_UNDECIDED;
+	return WM_UNDECIDED;
 }

@@ -10,8 +10,16 @@ struct wm_fw_work {
 	struct wm_packet packet;
 	struct wm_flow_name name;
 	struct wm_flow_name about; /* the flow that an ICMP error is about */
-	struct wm_flow flow;       /* the one that is to be noted */
+	struct wm_flow flow;       /* the one that is to be noted, or told of */
+	__u32 reason;              /* of a drop */
+	__u8 kind;                 /* WM_EVENT_… of what is to be told */
 };
+
+/* How a packet's way ends beside tc's verdicts, which are -1 and 2 here. */
+#define WM_UNDECIDED 3 /* the long way is to decide */
+#define WM_NOTE 4      /* passes when its new flow, in the work room, finds a place */
+#define WM_DROP 5      /* is dropped for the reason in the work room */
+#define WM_TELL 6      /* passes, and something about its flow is told */
 
 /* The work of this packet; NULL never happens, but the verifier cannot know. */
 static __always_inline struct wm_fw_work *wm_fw_at_work(void)
@@ -33,4 +41,16 @@ static __always_inline struct wm_fw_work *wm_fw_work(void)
 	__builtin_memset(&work->packet, 0, sizeof(work->packet));
 	__builtin_memset(&work->flow, 0, sizeof(work->flow));
 	return work;
+}
+
+static __always_inline int wm_fw_drop(struct wm_fw_work *work, __u32 reason)
+{
+	work->reason = reason;
+	return WM_DROP;
+}
+
+/* Drop what this cell, which lets nothing through, decided about. */
+static __always_inline int wm_fw_deny(struct wm_fw_work *work, __u8 cell)
+{
+	return wm_fw_drop(work, cell == WM_CELL_DENY ? WM_FW_DENYLIST : WM_FW_POLICY);
 }

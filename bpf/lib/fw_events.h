@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#pragma once
+
+/*
+ * What the observer learns of: openings, first answers, ends and drops, not packets. The ring never wakes anybody, it
+ * is read by the clock; what finds it full, or is a drop beyond the rate, is counted.
+ */
+
+/* May one more drop for this reason be told on this processor in this tick? */
+static __always_inline bool wm_may_tell(__u32 reason, __u32 limit)
+{
+	__u32 row = reason & 0xFF, now = wm_now();
+	struct wm_fw_bucket *bucket = fw_buckets.lookup(&row);
+
+	if (!bucket)
+		return false;
+	if (bucket->tick != now) {
+		bucket->tick = now;
+		bucket->used = 0;
+	}
+	return bucket->used++ < limit;
+}
+
+static __always_inline void wm_fw_tell(struct __sk_buff *skb, __u32 direction, const struct wm_fw_work *work,
+				       __u8 kind, __u32 reason)
+{
+	const struct wm_packet *packet = &work->packet;
+	const struct wm_flow *flow = &work->flow;
+	struct wm_fw_watch *watch;
+	struct wm_event *event;
+	__u32 row = 0;
+
+	watch = fw_watch.lookup(&row);
+	if (!watch || !watch->told)
+		return;
+	if (kind == WM_EVENT_DROP) {
+		if (!wm_may_tell(reason, watch->drops)) {
+			wm_fw_count(skb, direction, WM_FW_WITHHELD, 0);
+			return;
+		}
+	} else if (watch->sample > 1 && (work->name.tag >> 2) % watch->sample) {
+		return; /* by the flow's name, so that all of its events are told or none */
+	}
+	event = fw_events.ringbuf_reserve(sizeof(*event));
+	if (!event) {
+		wm_fw_count(skb, direction, WM_FW_LOST, 0);
+		return;
+	}
+	event->time = bpf_ktime_get_ns();
+	__builtin_memcpy(event->src, packet->src, sizeof(event->src));
+	__builtin_memcpy(event->dst, packet->dst, sizeof(event->dst));
+	event->bytes[0] = flow->bytes[0];
+	event->bytes[1] = flow->bytes[1];
+	event->packets[0] = flow->packets[0];
+	event->packets[1] = flow->packets[1];
+	event->identity = flow->identity;
+	event->row = flow->row;
+	event->generation = flow->verdict.generation;
+	event->ifindex = skb->ifindex;
+	event->place = wm_flow_set(&work->name) * WM_WAYS + (work->name.place & (WM_WAYS - 1));
+	event->sport = packet->sport;
+	event->dport = packet->dport;
+	event->class = flow->verdict.class;
+	event->kind = kind;
+	event->reason = reason;
+	event->direction = direction;
+	event->opened = flow->verdict.direction;
+	event->cell = flow->verdict.cell;
+	event->state = flow->state;
+	event->family = packet->family;
+	event->protocol = packet->protocol;
+	event->tcp_flags = packet->tcp_flags;
+	event->icmp_type = packet->icmp_type;
+	event->icmp_code = packet->icmp_code;
+	event->pad[0] = event->pad[1] = event->pad[2] = 0;
+	fw_events.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+}
