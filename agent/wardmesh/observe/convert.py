@@ -29,7 +29,7 @@ from wardmesh.observe.flow import (
     Verdict,
     tcp_flag_names,
 )
-from wardmesh.observe.proto import message
+from wardmesh.observe.proto import message, repeated
 
 L3_L4 = 1
 _ICMP_NAMES = {
@@ -185,7 +185,7 @@ def lost_message(lost: Lost) -> Any:
     """The flow.LostEvent of a gap."""
     made = message("flow.LostEvent")()
     made.source = lost.source.value
-    made.num_events_lost = lost.count
+    made.num_events_lost = lost.number
     if lost.first_ns:
         set_time(made.first, lost.first_ns)
         set_time(made.last, lost.last_ns)
@@ -240,7 +240,7 @@ def flow_of(made: Any) -> Flow:
 
 
 def _kind(made: Any) -> Kind:
-    return _member(Kind, made.event_type.type, Kind.TRACE)
+    return Kind(_member(Kind, made.event_type.type, Kind.TRACE))
 
 
 def _member(kind: Any, value: int, otherwise: Any) -> Any:
@@ -317,9 +317,7 @@ def _exists(path: str) -> bool:
         if descriptor is None or name not in descriptor.fields_by_name:
             return False
         field = descriptor.fields_by_name[name]
-        repeated = field.has_presence is False and field.message_type is not None
-        last = place == path.count(".")
-        if repeated and not last:
+        if repeated(field) and place < path.count("."):
             return False  # the parts of a list cannot be masked
         descriptor = field.message_type
     return True

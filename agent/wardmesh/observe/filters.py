@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hubble's FlowFilter messages, compiled once to functions of a Flow.
 
-The entries of a whitelist are OR-ed, the fields of an entry AND-ed, the values of a field OR-ed; what a blacklist
-matches is left out. A field that speaks about what hosts do not have (HTTP, DNS, services, workloads, traces) is
-checked for its form and matches nothing. A value that cannot be read is a WardmeshError.
+The entries of a whitelist are OR-ed, the fields of an entry AND-ed, the values of a field OR-ed; what the
+blacklist matches is left out. A field about what hosts do not have (HTTP, DNS, services, traces) is checked for
+its form and matches nothing. A value that cannot be read is a WardmeshError.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def compile_filters(whitelist: Iterable[Any], blacklist: Iterable[Any]) -> Test:
     """Lists of FlowFilter messages to one test; an empty whitelist lets everything in."""
     allowed, denied = _compile_list(whitelist, "whitelist"), _compile_list(blacklist, "blacklist")
     if not allowed and not denied:
-        return lambda flow: True
+        return _everything
     if not denied:
         return lambda flow: any(test(flow) for test in allowed)
     return lambda flow: (
@@ -84,6 +84,10 @@ def compile_filter(item: Any, where: str = "filter") -> Test:
 
 def _nothing(_flow: Flow) -> bool:
     return False
+
+
+def _everything(_flow: Flow) -> bool:
+    return True
 
 
 # --- ends: an accessor for the source or the destination ---
@@ -363,7 +367,7 @@ def _experimental(values: list[Any]) -> Test:
         raise WardmeshError(
             "CEL expressions are not evaluated here", remedy="write the condition with the other filters"
         )
-    return lambda flow: True
+    return _everything
 
 
 _FIELDS: dict[str, Callable[[list[Any]], Test]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Optional, Protocol
+from typing import NamedTuple, Protocol
 
 from wardmesh.model.fleetmap import Address
 
@@ -78,16 +78,15 @@ class Traffic(NamedTuple):
     bytes: int = 0
     bytes_back: int = 0
     duration_ns: int = 0
-    rtt_ns: Optional[int] = None
+    rtt_ns: int | None = None
     closed: bool = False
 
 
 class FlowEvent(NamedTuple):
-    """One event of the kernel. A tuple and no dataclass: it is made for every event, in a quarter of the time.
+    """One event of the kernel. A tuple and no dataclass: one is made for every event.
 
-    time_ns: unix time. node: the member that saw it. sub_type: upstream's number of the drop reason (130..205) or
-    of the trace point. observation_point, trace_reason: numbers of flow.proto. identity 0: not known.
-    is_reply: None where nobody knows.
+    time_ns: unix time. node: the member that saw it. drop_reason: upstream's number, 130..205, or 0.
+    observation_point, trace_reason: numbers of flow.proto. identity 0, is_reply None: not known.
     """
 
     time_ns: int
@@ -102,7 +101,7 @@ class FlowEvent(NamedTuple):
     destination_port: int = 0
     source_identity: int = 0
     destination_identity: int = 0
-    is_reply: Optional[bool] = None
+    is_reply: bool | None = None
     tcp_flags: int = 0
     icmp_type: int = 0
     icmp_code: int = 0
@@ -115,7 +114,7 @@ class FlowEvent(NamedTuple):
     encrypted: bool = False
     observation_point: int = 0
     trace_reason: int = 0
-    traffic: Optional[Traffic] = None
+    traffic: Traffic | None = None
 
     @property
     def sub_type(self) -> int:
@@ -159,7 +158,7 @@ class Lost(NamedTuple):
     """So many events are missing here, between these times (unix ns)."""
 
     source: LostSource
-    count: int
+    number: int
     first_ns: int = 0
     last_ns: int = 0
 

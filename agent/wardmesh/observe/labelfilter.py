@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Label selectors as Kubernetes writes them in one line, with Cilium's sources in front of keys.
 
-`k8s:app=web, env in (prod, stage), !debug`: all requirements of a selector hold. A key without a source, or with
-the source any, matches whatever source a label has. (apimachinery, pkg/labels: the grammar.)
+`k8s:app=web, env in (prod, stage), !debug`: all requirements of a selector hold. A key without a source, or
+with the source any, matches whatever source a label has. (apimachinery, pkg/labels: the grammar.)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def index(labels: Iterable[str]) -> Labels:
 
 
 def parse(text: str) -> Callable[[Labels], bool]:
-    """A selector to a test of indexed labels; WardmeshError says what is wrong with it. Empty selects everything."""
+    """A selector to a test of indexed labels, or WardmeshError. The empty one selects everything."""
     if len(text) > _LONGEST:
         raise _wrong(text[:40], "it is too long")
     tokens = _tokens(text)

@@ -48,7 +48,7 @@ class Names:
             self._subnets.setdefault(network.prefixlen, {})[network] = party
 
     def party(self, address: Address, identity: int = 0) -> Party:
-        """Who it is. identity: as the kernel says, which wins over the map's number; 0 where it said nothing."""
+        """Who it is. identity: as the kernel says, which wins over the map's number; 0: it said nothing."""
         known = self._members.get(address)
         if known is not None and identity in (0, known.identity, HOST, REMOTE_NODE):
             return known

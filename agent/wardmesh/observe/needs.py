@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Libraries that only observing needs; a host without them runs everything else and is told which package is missing."""
+"""Libraries that only observing needs: a host without them runs the rest, and says which is missing."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last so many flows, in the order in which they were seen. Readers have cursors, and are never waited for.
+"""The last so many flows, in the order in which they were seen. Readers have cursors; nobody waits for them.
 
-A reader that is slower than the flows is overtaken: it is told how many it has missed, and goes on with the oldest
-that is still there. So neither a slow client nor a stopped one costs memory.
+A reader that is slower than the flows is overtaken: it is told how many it has missed, and goes on with the
+oldest that is still there. So neither a slow client nor a stopped one costs memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BATCH = 256  # entries that a reader takes under the lock at once
 
 
 def check_capacity(value: int) -> int:
-    """The value, where it is 2^n - 1 up to 65535 as upstream demands; else WardmeshError with the next larger."""
+    """The value, where it is 2^n - 1 up to 65535 as upstream demands; else WardmeshError."""
     if 0 < value <= LARGEST and value & (value + 1) == 0:
         return value
     near = min((1 << max(1, value.bit_length())) - 1, LARGEST) if value > 0 else 1
@@ -115,7 +115,7 @@ class Ring:
     def take(self, cursor: int, until: int | None = None) -> tuple[Sequence[Entry], int]:
         """Up to some hundred entries from a cursor on, and the cursor behind them; none at the end.
 
-        until: no entry from this number on. Where the cursor was overtaken, the first entry says how many are gone.
+        until: no entry from this number on. Where the cursor was overtaken, the first entry says by how many.
         """
         with self._changed:
             limit = self._end if until is None else min(until, self._end)
@@ -168,7 +168,7 @@ class Ring:
         return start
 
 
-# Events of different CPUs reach the ring out of order by less than this: the source is drained many times a second.
+# Events of different CPUs reach the ring out of order by less than this: the source is drained often.
 _DISORDER_NS = 5_000_000_000
 
 

@@ -55,6 +55,12 @@ def enum_names(name: str) -> dict[int, str]:
     return {value.number: str(value.name) for value in pool().FindEnumTypeByName(name).values}
 
 
+def repeated(field: Any) -> bool:
+    """Is a field a list? (`label` is gone from newer versions, `is_repeated` is not in older ones.)"""
+    known = getattr(field, "is_repeated", None)
+    return bool(field.label == field.LABEL_REPEATED if known is None else known)
+
+
 def service(name: str) -> Any:
     """The descriptor of a service, like observer.Observer."""
     return pool().FindServiceByName(name)
