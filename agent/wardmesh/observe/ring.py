@@ -156,6 +156,7 @@ class Ring:
         start, found = self._end, 0
         for number, entry in self.backwards():
             if isinstance(entry, Lost):
+                start = start if count or entry.last_ns < since_ns else number
                 continue
             stamp = entry.event.time_ns
             if since_ns and stamp < since_ns - _DISORDER_NS:
