@@ -58,7 +58,7 @@ class Observer:
         )
         self._exporter: Exporter | None = None
         self._lost = 0
-        self._seen = self._stamps()
+        self._seen: tuple[int, ...] = self._stamps()
         self._looked = time.monotonic()
         self._stop = threading.Event()
         self._listen()
@@ -101,6 +101,11 @@ class Observer:
         """From a signal handler: run returns soon."""
         self._stop.set()
 
+    def forget(self) -> None:
+        """From a signal handler: the files of /etc count as new."""
+        self._seen = ()
+        self._looked = 0.0
+
     def close(self) -> None:
         """End every stream, write what is left."""
         self.ring.close()
@@ -113,10 +118,10 @@ class Observer:
 
     # --- what lies in /etc ---
 
-    def look(self, *, force: bool = False) -> None:
+    def look(self) -> None:
         """Take in a new fleet map, and listen where strict mode now allows it. Old streams go on."""
         stamps = self._stamps()
-        if stamps == self._seen and not force:
+        if stamps == self._seen:
             return
         self._seen = stamps
         self.namer.names = self._load_names()

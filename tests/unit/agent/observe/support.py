@@ -126,7 +126,9 @@ def flow_filter(**fields: Any) -> Any:
 class Served:
     """A server in this process on a socket."""
 
-    def __init__(self, folder: Path, capacity: int = 255, own: str = "db1", streams: int = MAX_STREAMS) -> None:
+    def __init__(
+        self, folder: Path, capacity: int = 255, own: str = "db1", streams: int = MAX_STREAMS
+    ) -> None:
         self.ring = Ring(capacity)
         self.namer = namer(own)
         self.roster = Roster(peers_of(self.namer.names.fleet, 4244))
