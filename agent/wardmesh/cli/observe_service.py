@@ -18,7 +18,8 @@ from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap
 from wardmesh.observe.flow import FlowSource
 from wardmesh.observe.replay import Replay
-from wardmesh.observe.service import Observer, read_config, read_settings
+from wardmesh.observe.service import Observer, read_config
+from wardmesh.observe.settings import read_settings
 from wardmesh.wireguard.keys import load_or_create
 
 LOG = logging.getLogger("wardmesh")

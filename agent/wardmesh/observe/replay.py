@@ -34,7 +34,7 @@ class Replay:
 
     def poll(self, timeout: float) -> Sequence[FlowEvent]:
         """The next flows of the file; at its end, nothing after the time is up."""
-        found = []
+        found: list[FlowEvent] = []
         while len(found) < _BATCH and not self._closed.is_set():
             line = self._stream.readline(LONGEST_LINE)
             if not line:

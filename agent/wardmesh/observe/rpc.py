@@ -27,7 +27,7 @@ MAX_STREAMS = 128
 MAX_UNARY = 16
 _MAX_WAITING = 512  # calls that wait for a thread; gRPC refuses the others by itself
 _LARGEST_REQUEST = 1 << 20
-_OPTIONS = (
+OPTIONS = (
     ("grpc.max_receive_message_length", _LARGEST_REQUEST),
     ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a partner
     ("grpc.keepalive_time_ms", 60_000),  # clients that are gone without a word give their stream back
@@ -77,17 +77,11 @@ class Registry:
         grpc = need("grpc")
         made = {}
         for method in service(name).methods:
-            if method.name not in methods:
-                continue
-            call = methods[method.name]
-            streams_in, streams_out = streaming(name, method.name)
-            kind = f"{'stream' if streams_in else 'unary'}_{'stream' if streams_out else 'unary'}"
-            wrapped = self._stream(grpc, call) if streams_out else self._unary(grpc, call)
-            made[method.name] = getattr(grpc, f"{kind}_rpc_method_handler")(
-                wrapped,
-                request_deserializer=message(method.input_type.full_name).FromString,
-                response_serializer=serialize,
-            )
+            if method.name in methods:
+                call = methods[method.name]
+                stream = streaming(name, method.name)[1]
+                wrapped = self._stream(grpc, call) if stream else self._unary(grpc, call)
+                made[method.name] = method_handler(name, method.name, wrapped)
         self.names.append(name)
         return grpc.method_handlers_generic_handler(name, made)
 
@@ -126,6 +120,18 @@ def streaming(service_name: str, method: str) -> tuple[bool, bool]:
     return bool(found.client_streaming), bool(found.server_streaming)
 
 
+def method_handler(service_name: str, name: str, call: Any) -> Any:
+    """gRPC's handler of one method, for its synchronous server or the one of asyncio."""
+    streams_in, streams_out = streaming(service_name, name)
+    kind = f"{'stream' if streams_in else 'unary'}_{'stream' if streams_out else 'unary'}"
+    method = service(service_name).methods_by_name[name]
+    return getattr(need("grpc"), f"{kind}_rpc_method_handler")(
+        call,
+        request_deserializer=message(method.input_type.full_name).FromString,
+        response_serializer=serialize,
+    )
+
+
 def serialize(answer: Any) -> bytes:
     """A message, or one that was encoded already."""
     return answer if isinstance(answer, bytes) else bytes(answer.SerializeToString())
@@ -149,7 +155,7 @@ class RpcServer:
         self._server = grpc.server(
             self._pool,
             handlers=tuple(handlers),
-            options=_OPTIONS,
+            options=OPTIONS,
             maximum_concurrent_rpcs=workers + _MAX_WAITING,
         )
         if socket is not None:
