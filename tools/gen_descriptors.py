@@ -26,10 +26,8 @@ def compiled() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "set"
         files = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.proto"))
-        status = protoc.main(
-            ["protoc", f"-I{FOLDER}", f"-I{wellknown}", "--include_imports", f"--descriptor_set_out={out}"]
-            + files
-        )
+        folders = [f"-I{FOLDER}", f"-I{wellknown}"]
+        status = protoc.main(["protoc", *folders, "--include_imports", f"--descriptor_set_out={out}", *files])
         if status:
             raise SystemExit(status)
         return out.read_bytes()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flows added up: who talks to whom on what, who most, what is dropped and why.
 
-A connection is counted by its verdict, its bytes by the record at its end. Its opener stands on the left, whichever
-way the packet went that was seen. Strangers are one, the world, where the question is about the fleet's shape.
+A connection is counted by its verdict, its bytes by the record at its end. Its opener stands on the left,
+whichever way the packet went that was seen. Strangers are one, the world, where the question is about the
+fleet's shape.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def pairs(flows: Iterable[Flow]) -> dict[tuple[str, str, str], Sum]:
 
 
 def graph(found: dict[tuple[str, str, str], Sum]) -> str:
-    """The service map in Graphviz's language: red is dropped, orange audited, green went through the tunnel."""
+    """The service map in Graphviz's language: red: dropped, orange: audited, green: through the tunnel."""
     edges: dict[tuple[str, str], tuple[list[str], Sum]] = {}
     for (left, right, port), total in found.items():
         ports, whole = edges.setdefault((left, right), ([], Sum()))

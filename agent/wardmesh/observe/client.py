@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,13 +110,16 @@ class ObserverClient:
             raise self._told(error) from error
 
     def _reach(self, grpc: Any) -> None:
+        address = self._access.address()
         try:
+            if address.startswith("unix:") and not os.path.exists(address[5:]):
+                raise grpc.FutureTimeoutError  # nobody has made the socket: there is nothing to wait for
             grpc.channel_ready_future(self._channel).result(DIAL_TIMEOUT)
         except grpc.FutureTimeoutError as error:
             raise WardmeshError(
                 "nobody answers for the Hubble API",
                 where=self._access.target,
-                why=f"no connection within {DIAL_TIMEOUT:.0f} s",
+                why="no connection",
                 remedy="systemctl status wardmesh-observer; see hubble.enabled, or name another --server",
             ) from error
 

@@ -2,8 +2,8 @@
 """Hubble's FlowFilter messages, compiled once to functions of a Flow.
 
 The entries of a whitelist are OR-ed, the fields of an entry AND-ed, the values of a field OR-ed; what the
-blacklist matches is left out. A field about what hosts do not have (HTTP, DNS, services, traces) is checked for
-its form and matches nothing. A value that cannot be read is a WardmeshError.
+blacklist matches is left out. A field about what hosts do not have (HTTP, DNS, services, traces) is checked
+for its form and matches nothing. A value that cannot be read is a WardmeshError.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 """GetFlows: which entries of the ring a request is answered with, and in which form.
 
 Without more, the last `number` flows that the filters keep, 0 being all of them; `first` counts from the
-oldest; `follow` goes on with what comes, and with number 0 and no `since` begins there. Lost events are always
-told.
+oldest; `follow` goes on with what comes, and with number 0 and no `since` begins there. Lost events are
+always told.
 """
 
 from __future__ import annotations

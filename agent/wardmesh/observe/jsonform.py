@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages in the JSON form of Hubble's clients: names as in the .proto files, enums by name, one line each."""
+"""Messages in the JSON form of Hubble's clients: names as in the .proto files, enums by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def to_json(made: Any) -> str:
 
 
 def from_json(text: str, name: str, where: str = "") -> Any:
-    """A line to the message of this full name. Fields that a newer server has are skipped; else WardmeshError."""
+    """A line to the message of this full name, or WardmeshError. Unknown fields are skipped."""
     form = need("google.protobuf.json_format")
     try:
         return form.Parse(text, message(name)(), ignore_unknown_fields=True)

@@ -73,7 +73,7 @@ class Changes:
 
 
 async def merged(links: Links, request: Any, relay: str) -> AsyncGenerator[Any, None]:
-    """Every member's answer, exactly in order; of `number` flows the last, or the first, of the whole fleet."""
+    """Every member's answer, in order; of `number` flows the last, or the first, of the whole fleet."""
     changes = Changes(relay)
     heads = await asyncio.gather(*(_open(link, request, changes) for link in links.by_name.values()))
     for answer in changes.take():
@@ -227,7 +227,7 @@ class Following:
         self._began = True
 
     async def _read(self, link: Link, late: bool) -> None:
-        """One member's flows into the queue. After a break it goes on where it was, as far as the member knows."""
+        """One member's flows into the queue. After a break it goes on where it was, if the member can."""
         request = message("observer.GetFlowsRequest")()
         request.CopyFrom(self._request)
         if late:

@@ -75,7 +75,7 @@ def run_relay(
     own_name: Callable[[FleetMap], str],
     ready: Callable[[], None],
 ) -> int:
-    """Serve until SIGTERM. listen: instead of the configuration's; peers: a server whose members are taken."""
+    """Serve until SIGTERM. listen: instead of the configuration's; peers: whose members are taken."""
     need("grpc.aio")  # grpcio 1.32
     settings = settings_of(paths)
     asyncio.run(_serve(paths, settings, listen, peers, own_name, ready))

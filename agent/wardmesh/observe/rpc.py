@@ -2,8 +2,8 @@
 """A gRPC server without generated code: methods by name, errors as statuses, bounds on what clients cost.
 
 Every stream holds a thread of the pool for as long as its client stays, so streams have a limit of their own
-below the pool's size: however many clients follow, a thread is left for short questions. A client that does not
-read blocks its own stream (HTTP/2 flow control) and nothing else; what it misses is told as lost events.
+below the pool's size: however many clients follow, a thread is left for short questions. A client that does
+not read blocks its own stream (HTTP/2 flow control) and nothing else; what it misses is told as lost events.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From flows that policy would have dropped to the smallest policies that admit them, and nothing else.
 
-Hosts are named by labels where labels select exactly them in this fleet, by their names otherwise. Strangers are
-named by their addresses. Subjects whose rules are the same share one policy.
+Hosts are named by labels where labels select exactly them in this fleet, by their names otherwise. Strangers
+are named by their addresses. Subjects whose rules are the same share one policy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MOST_FLOWS = 200_000  # different flows that are looked at
 
 @dataclass(frozen=True)
 class Seen:
-    """One thing that happened: the subject's side of a flow. peer: a member's name, or a stranger's address."""
+    """The subject's side of a flow. peer: a member's name, or a stranger's address."""
 
     subject: str
     ingress: bool

@@ -16,11 +16,12 @@ from tests.unit.agent.observe.support import (
     Client,
     Collector,
     Served,
-    eventually,
     event,
+    eventually,
     flow_filter,
     request,
 )
+
 from wardmesh.observe.links import Links
 from wardmesh.observe.listen import Gate
 from wardmesh.observe.proto import message

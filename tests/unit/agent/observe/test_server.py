@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Hubble API over a real socket: what requests are answered with, and what clients cannot do to the server."""
+"""The Hubble API over a real socket: how requests are answered, and what clients cannot do."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from tests.unit.agent.observe.support import (
     TIME,
     Client,
     Collector,
-    eventually,
     event,
+    eventually,
     flow_filter,
     request,
     served,
 )
+
 from wardmesh.observe.convert import set_time
 from wardmesh.observe.flow import Lost, LostSource
 from wardmesh.observe.getflows import ALL

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.unit.agent.observe.support import event, fleet, namer
+
 from wardmesh.model.fleetmap import FleetMap
 from wardmesh.observe.flow import Direction, Flow, Policy, Verdict
 from wardmesh.observe.names import Namer, Names
