@@ -6,7 +6,6 @@ An error is {"error": {"what", "where", "why", "remedy"}} with status 400 (404 f
 
 from __future__ import annotations
 
-import grp
 import json
 import os
 import socketserver
@@ -16,9 +15,9 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
+from wardmesh.host.files import open_to_group
 from wardmesh.model.errors import WardmeshError
 
-GROUP = "wardmesh"
 Body = Mapping[str, Any]
 Routes = Mapping["tuple[str, str]", Callable[[Body], Mapping[str, Any]]]
 _LONGEST_BODY = 8 << 20  # a whole set of policies
@@ -113,16 +112,9 @@ class Server:
             ) from error
         finally:
             os.umask(old)
-        self._open_to_group()
+        open_to_group(path)
         self._listener.routes = routes
         threading.Thread(target=self._listener.serve_forever, daemon=True, name="api").start()
-
-    def _open_to_group(self) -> None:
-        try:
-            os.chown(self._path, -1, grp.getgrnam(GROUP).gr_gid)
-        except (KeyError, PermissionError):
-            return  # no such group: root's alone
-        os.chmod(self._path, 0o660)
 
     def close(self) -> None:
         """Stop listening."""

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from wardmesh.cli import observe_verbs
+
 if TYPE_CHECKING:
     from typing import TypeAlias
 
@@ -48,7 +50,9 @@ def add_all(groups: Groups) -> None:
     _add_encryption(_group(groups, "encryption", "encryption between members"))
     _add_fleet(_group(groups, "fleet", "the fleet map"))
     _add_config(_group(groups, "config", "the configuration"))
-    _add_policy(_group(groups, "policy", "policies"))
+    policy = _group(groups, "policy", "policies")
+    _add_policy(policy)
+    observe_verbs.add_all(groups, policy, _add)
     _add_labels(groups)
     _add_kernel(_group(groups, "bpf", "what lies in the kernel"))
     _add_host(groups)

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import tempfile
 from pathlib import Path
 
 from wardmesh.model.errors import WardmeshError
+
+GROUP = "wardmesh"
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -46,3 +49,12 @@ def read_bytes(path: Path) -> bytes | None:
             why=os.strerror(error.errno or 0),
             remedy="run as root and check the permissions",
         ) from error
+
+
+def open_to_group(path: Path) -> None:
+    """Give a socket to the group wardmesh; where there is no such group it stays root's alone."""
+    try:
+        os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+    except (KeyError, PermissionError):
+        return
+    os.chmod(path, 0o660)

@@ -62,6 +62,10 @@ class Paths:
         return self.run / "wardmesh.sock"
 
     @property
+    def hubble(self) -> Path:
+        return self.run / "hubble.sock"
+
+    @property
     def lock(self) -> Path:
         return self.run / "agent.lock"
 

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The observer's life: events into the ring, the ring to clients and the file (decision 0014).
+
+Nothing here can touch enforcement: the agent is another process, and the kernel's programs wait for nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from wardmesh.host.files import read_bytes
+from wardmesh.host.paths import Paths
+from wardmesh.model.config import Config, parse_config
+from wardmesh.model.errors import WardmeshError
+from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
+from wardmesh.observe.exporter import Exporter
+from wardmesh.observe.flow import FlowEvent, FlowSource, Lost, LostSource
+from wardmesh.observe.listen import Gate, Plan, plan
+from wardmesh.observe.names import Namer, Names
+from wardmesh.observe.ring import Entry, Ring
+from wardmesh.observe.roster import Roster, peers_of
+from wardmesh.observe.rpc import RpcServer
+from wardmesh.observe.server import ObserverService
+from wardmesh.observe.settings import Settings, read_settings
+
+LOG = logging.getLogger("wardmesh")
+POLL = 0.05  # seconds that the kernel is given to gather events: a line is seen within a tenth of a second
+_LOOK = 2.0  # seconds between two looks at the files of /etc
+_AFTER_ERROR = 1.0
+OwnName = Callable[[FleetMap], str]
+
+
+class Observer:
+    """Ring, names, server and exporter of one host."""
+
+    def __init__(self, paths: Paths, source: FlowSource, own_name: OwnName) -> None:
+        """Serves from its making on. own_name: this host's name in a fleet map, "" where it is no member.
+
+        WardmeshError where the configuration is wrong or a library is missing.
+        """
+        self._paths = paths
+        self._source = source
+        self._own_name = own_name
+        self.settings = read_settings(read_config(paths))
+        self.ring = Ring(self.settings.capacity)
+        self.namer = Namer(self._load_names())
+        self.roster = Roster(peers_of(self.namer.names.fleet, self.settings.api_port))
+        self._gate = Gate((), certified=False)
+        self._plan = Plan()
+        self._server: RpcServer | None = None
+        self._service = ObserverService(
+            self.ring, lambda: self.namer.names, self.roster, tls=self.settings.tls is not None
+        )
+        self._exporter: Exporter | None = None
+        self._lost = 0
+        self._seen: tuple[int, ...] = self._stamps()
+        self._looked = time.monotonic()
+        self._stop = threading.Event()
+        self._listen()
+        if self.settings.export is not None:
+            self._exporter = Exporter(self.ring, self.settings.export, lambda: self.namer.names.node_name)
+            self._exporter.start()
+
+    # --- running ---
+
+    def run(self) -> None:
+        """Until stop is called."""
+        while not self._stop.is_set():
+            try:
+                self.step(POLL)
+            except WardmeshError as error:
+                LOG.error("%s", error)
+                self._stop.wait(_AFTER_ERROR)
+
+    def step(self, timeout: float) -> None:
+        """Take in what the kernel has, and every few seconds what /etc has."""
+        events = self._source.poll(timeout)
+        entries = self._entries(events)
+        if entries:
+            self.ring.add(entries)
+        if time.monotonic() - self._looked >= _LOOK:
+            self._looked = time.monotonic()
+            self.look()
+
+    def _entries(self, events: Sequence[FlowEvent]) -> list[Entry]:
+        ordered = sorted(events, key=_time)  # CPUs tell of what they saw in turn
+        entries: list[Entry] = [self.namer.flow(event) for event in ordered]
+        lost = self._source.lost()
+        if lost > self._lost:
+            now = time.time_ns()
+            entries.append(Lost(LostSource.KERNEL, lost - self._lost, now, now))
+            self._lost = lost
+        return entries
+
+    def stop(self) -> None:
+        """From a signal handler: run returns soon."""
+        self._stop.set()
+
+    def forget(self) -> None:
+        """From a signal handler: the files of /etc count as new."""
+        self._seen = ()
+        self._looked = 0.0
+
+    def close(self) -> None:
+        """End every stream, write what is left."""
+        self.ring.close()
+        self.roster.close()
+        if self._server is not None:
+            self._server.close()
+        if self._exporter is not None:
+            self._exporter.close()
+        self._source.close()
+
+    # --- what lies in /etc ---
+
+    def look(self) -> None:
+        """Take in a new fleet map, and listen where strict mode now allows it. Old streams go on."""
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return
+        self._seen = stamps
+        self.namer.names = self._load_names()
+        self.roster.replace(peers_of(self.namer.names.fleet, self.settings.api_port))
+        self._listen()
+        if self._exporter is not None and self._exporter.error is not None:
+            LOG.error("%s", self._exporter.error)
+
+    def _stamps(self) -> tuple[int, ...]:
+        return tuple(_stamp(path) for path in (self._paths.fleet, self._paths.mode))
+
+    def _load_names(self) -> Names:
+        fleet = read_fleet(self._paths)
+        return Names(fleet, self._own_name(fleet) if fleet else "")
+
+    def _listen(self) -> None:
+        """Bind anew where that changes; members may ask as soon as the map has them."""
+        names, tls = self.namer.names, self.settings.tls
+        member = names.by_name.get(names.own)
+        own = member.addresses if member else ()
+        wanted = plan(self.settings.listen, tls, own, sealed=is_sealed(self._paths))
+        self._gate = Gate(names.addresses(), certified=tls is not None and tls.client_ca is not None)
+        if self._server is not None and wanted == self._plan:
+            return
+        for warning in wanted.warnings:
+            LOG.warning("%s", warning)
+        if self._server is not None:
+            self._server.close()
+        self._plan = wanted
+        self._server = RpcServer(
+            self._service.handlers(lambda: self._gate), self._paths.hubble, wanted.bindings, tls
+        )
+        places = [str(self._paths.hubble), *(binding.target() for binding in wanted.bindings)]
+        LOG.info("hubble: listens on %s", ", ".join(places))
+
+
+def _time(event: FlowEvent) -> int:
+    return event.time_ns
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def read_config(paths: Paths) -> Config:
+    """The host's configuration; the defaults where there is none."""
+    data = read_bytes(paths.config) or b""
+    return parse_config(data.decode("utf-8", "replace"), str(paths.config))
+
+
+def read_fleet(paths: Paths) -> FleetMap | None:
+    """The installed fleet map; None before the first rollout."""
+    data = read_bytes(paths.fleet)
+    return parse_fleet_map(data, str(paths.fleet)) if data else None
+
+
+def is_sealed(paths: Paths) -> bool:
+    """Is strict mode in force? What cannot be read counts as no: then nothing is opened."""
+    data = read_bytes(paths.mode)
+    try:
+        return bool(data) and json.loads(data or b"{}").get("mode") == "strict"
+    except (ValueError, AttributeError):
+        return False
+
+
+def settings_of(paths: Paths) -> Settings:
+    """The hubble keys of the host's configuration."""
+    return read_settings(read_config(paths))

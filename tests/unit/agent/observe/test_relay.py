@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The relay before real servers: one order of time, members that are away, come, go and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from tests.unit.agent.observe.support import (
+    Client,
+    Collector,
+    Served,
+    event,
+    eventually,
+    flow_filter,
+    request,
+)
+
+from wardmesh.observe.links import Links
+from wardmesh.observe.listen import Gate
+from wardmesh.observe.proto import message
+from wardmesh.observe.relay import RelayService, start_server
+from wardmesh.observe.roster import Peer
+
+MEMBERS = ("db1", "web1", "web2")
+
+
+class Relay:
+    """A relay in a thread of this process."""
+
+    def __init__(self, folder: Path, streams: int = 64) -> None:
+        self._folder = folder
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.target = f"unix:{folder}/relay.sock"
+        self._run(self._start(streams))
+
+    async def _start(self, streams: int) -> None:
+        self._links = Links(None)
+        gate = Gate((), certified=False)
+        service = RelayService(self._links, lambda: gate, "lab/relay", streams)
+        self._server = start_server(service.handlers(), (), None)
+        self._server.add_insecure_port(self.target)
+        await self._server.start()
+
+    def _run(self, job: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(job, self._loop).result(20)
+
+    def peers(self, *names: str) -> None:
+        found = [Peer(f"lab/{name}", f"unix:{self._folder}/{name}.sock", "") for name in names]
+        self._run(self._links.replace(found))
+
+    async def _stop(self) -> None:
+        await self._server.stop(0)
+        await self._links.close()
+
+    def close(self) -> None:
+        self._run(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+
+@contextlib.contextmanager
+def relaying(
+    folder: Path, *names: str, streams: int = 64
+) -> Iterator[tuple[Relay, Client, dict[str, Served]]]:
+    """Members of these names, a relay that knows them, and its client."""
+    members = {name: Served(folder, own=name) for name in names}
+    relay = Relay(folder, streams)
+    try:
+        relay.peers(*names)
+        with grpc.insecure_channel(relay.target) as channel:
+            yield relay, Client(channel), members
+    finally:
+        relay.close()
+        for member in members.values():
+            member.close()
+
+
+def numbers(answers: Any) -> list[int]:
+    return [a.flow.l4.TCP.source_port - 40000 for a in answers if a.HasField("flow")]
+
+
+def states(answers: Any, state: int) -> set[str]:
+    return {
+        name
+        for answer in answers
+        if answer.HasField("node_status") and answer.node_status.state_change == state
+        for name in answer.node_status.node_names
+    }
+
+
+def fill(members: dict[str, Served], count: int = 30) -> None:
+    """Flow n on member n % 3."""
+    for place, member in enumerate(members.values()):
+        member.add(*(event(n, node=member.namer.names.own) for n in range(place, count, len(members))))
+
+
+def test_flows_of_all_members_come_in_one_order(tmp_path: Path) -> None:
+    with relaying(tmp_path, *MEMBERS) as (_relay, client, members):
+        fill(members)
+        got = list(client.GetFlows(request()))
+        assert numbers(got) == list(range(30))
+        assert {a.node_name for a in got if a.HasField("flow")} == {"lab/db1", "lab/web1", "lab/web2"}
+        assert states(got, 1) == {"lab/db1", "lab/web1", "lab/web2"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"number": 5}, [25, 26, 27, 28, 29]),
+        ({"number": 5, "first": True}, [0, 1, 2, 3, 4]),
+        ({"whitelist": [flow_filter(node_name=["lab/web2"])], "number": 2}, [26, 29]),
+        ({"number": 2**64 - 1}, list(range(30))),
+    ],
+)
+def test_a_number_counts_for_the_whole_fleet(
+    tmp_path: Path, fields: dict[str, Any], expected: list[int]
+) -> None:
+    with relaying(tmp_path, *MEMBERS) as (_relay, client, members):
+        fill(members)
+        assert numbers(client.GetFlows(request(**fields))) == expected
+
+
+def test_who_cannot_be_reached_is_told_and_waits_for_nobody(tmp_path: Path) -> None:
+    with relaying(tmp_path, "db1", "web1") as (relay, client, members):
+        fill(members)
+        relay.peers("db1", "web1", "gone")
+        got = list(client.GetFlows(request()))
+        assert numbers(got) == list(range(30))
+        assert states(got, 2) == {"lab/gone"}
+        status = client.ServerStatus(message("observer.ServerStatusRequest")())
+        assert (status.num_connected_nodes.value, status.num_unavailable_nodes.value) == (2, 1)
+        assert list(status.unavailable_nodes) == ["lab/gone"]
+        assert (status.num_flows, status.seen_flows, status.max_flows) == (30, 30, 510)
+        nodes = client.GetNodes(message("observer.GetNodesRequest")()).nodes
+        assert {node.name: node.state for node in nodes} == {"lab/db1": 1, "lab/web1": 1, "lab/gone": 2}
+
+
+def test_following_sorts_what_comes_together(tmp_path: Path) -> None:
+    with relaying(tmp_path, *MEMBERS) as (_relay, client, members):
+        reader = Collector(client.GetFlows(request(follow=True)))
+        assert eventually(lambda: len(states(reader.got, 1)) == 3)
+        _until_seen(members, reader)
+        for number in range(1000, 1030):
+            list(members.values())[number % 3].add(event(number))
+        assert eventually(lambda: len([n for n in numbers(reader.got) if n >= 1000]) == 30)
+        got = [n for n in numbers(reader.stop()) if n >= 1000]
+        assert got == sorted(got)
+
+
+def _until_seen(members: dict[str, Served], reader: Collector) -> None:
+    """A stream that stands may not have its place in the ring yet: add until each member's flow is seen."""
+    for place, member in enumerate(members.values()):
+        for number in range(place, 900, len(members)):
+            member.add(event(number))
+            if eventually(lambda n=number: n in numbers(reader.got), 1.5):  # type: ignore[misc]
+                break
+
+
+def test_a_member_that_comes_back_goes_on_where_it_was(tmp_path: Path) -> None:
+    with relaying(tmp_path, "db1", "web1") as (_relay, client, members):
+        members["db1"].add(event(0))
+        members["web1"].add(event(1))
+        reader = Collector(client.GetFlows(request(follow=True, number=10)))
+        assert eventually(lambda: sorted(numbers(reader.got)) == [0, 1])
+        members["web1"].close()
+        assert eventually(lambda: "lab/web1" in states(reader.got, 2))
+        members["db1"].add(event(2))
+        assert eventually(lambda: 2 in numbers(reader.got)), "the others go on"
+        members["web1"] = Served(tmp_path, own="web1")
+        members["web1"].add(event(1), event(3))
+        assert eventually(lambda: 3 in numbers(reader.got))
+        assert sorted(numbers(reader.stop())) == [0, 1, 2, 3], "what was seen before the break comes once"
+
+
+def test_members_join_and_leave_while_somebody_follows(tmp_path: Path) -> None:
+    with relaying(tmp_path, "db1", "web1") as (relay, client, members):
+        relay.peers("db1")
+        reader = Collector(client.GetFlows(request(follow=True, number=10)))
+        assert eventually(lambda: states(reader.got, 1) == {"lab/db1"})
+        relay.peers("db1", "web1")
+        assert eventually(lambda: "lab/web1" in states(reader.got, 1))
+        _until_seen({"web1": members["web1"]}, reader)
+        relay.peers("web1")
+        assert eventually(lambda: "lab/db1" in states(reader.got, 3))
+        assert reader.error is None
+        reader.stop()
+
+
+def test_errors_are_told_once_and_by_the_relay(tmp_path: Path) -> None:
+    with relaying(tmp_path, *MEMBERS) as (_relay, client, _members):
+        with pytest.raises(grpc.RpcError) as caught:
+            list(client.GetFlows(request(whitelist=[flow_filter(source_ip=["nonsense"])])))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_streams_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    with relaying(tmp_path, "db1", streams=2) as (_relay, client, _members):
+        readers = [Collector(client.GetFlows(request(follow=True))) for _ in range(5)]
+        assert eventually(lambda: sum(reader.error is not None for reader in readers) == 3)
+        assert client.ServerStatus(message("observer.ServerStatusRequest")()).num_connected_nodes.value == 1
+        for reader in readers:
+            reader.stop()
+
+        def answered() -> bool:
+            try:
+                return bool(list(client.GetFlows(request())))
+            except grpc.RpcError:
+                return False
+
+        assert eventually(answered), "streams that ended give their place back"
+
+
+def test_a_client_that_never_reads_holds_up_only_itself(tmp_path: Path) -> None:
+    with relaying(tmp_path, "db1") as (_relay, client, members):
+        asleep = client.GetFlows(request(follow=True, number=1))
+        assert dict(asleep.initial_metadata())["hubble-relay-version"]
+        for start in range(0, 30000, 500):
+            members["db1"].add(*(event(number) for number in range(start, start + 500)))
+        assert len(numbers(client.GetFlows(request(number=10)))) == 10
+        asleep.cancel()
+
+
+def test_health(tmp_path: Path) -> None:
+    with (
+        relaying(tmp_path, "db1") as (relay, _client, _members),
+        grpc.insecure_channel(relay.target) as channel,
+    ):
+        health = Client(channel, "grpc.health.v1.Health")
+        assert health.Check(message("grpc.health.v1.HealthCheckRequest")(service="")).status == 1
