@@ -79,7 +79,14 @@ def _told(data: bytes) -> Told:
     ends = [str(ipaddress.ip_address(raw[:4] if family == 2 else raw)) for raw in fields[1:3]]
     ports = int.from_bytes(fields[12], "big"), int.from_bytes(fields[13], "big")
     return Told(
-        fields[15], fw.REASONS.get(fields[16], ""), *ends, ports, fields[17], fields[18], fields[23], fields[5:7]
+        fields[15],
+        fw.REASONS.get(fields[16], ""),
+        *ends,
+        ports,
+        fields[17],
+        fields[18],
+        fields[23],
+        fields[5:7],
     )
 
 

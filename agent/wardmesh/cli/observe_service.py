@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 from wardmesh.cli.local import EX_CONFIG
 from wardmesh.cli.output import paths_of
+from wardmesh.daemon.flow_source import KernelFlows
 from wardmesh.daemon.log import setup_log
 from wardmesh.daemon.notify import Notifier
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap
-from wardmesh.observe.flow import FlowSource
 from wardmesh.observe.replay import Replay
 from wardmesh.observe.service import Observer, read_config
 from wardmesh.observe.settings import read_settings
@@ -25,23 +25,13 @@ from wardmesh.wireguard.keys import load_or_create
 LOG = logging.getLogger("wardmesh")
 
 
-def open_source(paths: Paths) -> FlowSource:
-    """The kernel's events. The one place that knows where they come from."""
-    raise WardmeshError(
-        "the kernel tells nothing of flows",
-        where=str(paths.bpffs),
-        why="the agent has pinned no map of events",
-        remedy="turn hostFirewall.enabled on, and see that wardmesh.service runs",
-    )
-
-
 def observer(args: argparse.Namespace) -> int:
     """Serve this host's flows until SIGTERM."""
     notifier = Notifier()
     paths = paths_of(args)
     try:
         _log(paths)
-        source = Replay(args.replay) if args.replay else open_source(paths)
+        source = Replay(args.replay) if args.replay else KernelFlows(paths, own_name(paths))
         running = Observer(paths, source, own_name(paths))
     except WardmeshError as error:
         print(f"wardmesh: {error}", file=sys.stderr)

@@ -39,7 +39,17 @@ class FlowTable:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unmap it."""
         self._memory.close()
+
+    def flow_at(self, place: int, key: bytes) -> bytes | None:
+        """The entry in the slot of this number, if it is this key's."""
+        start = place // fw.WAYS * self._size + fw.HEAD.size + place % fw.WAYS * self._slot
+        flow = self._memory[start + self._key : start + self._key + fw.FLOW.size]
+        return flow if self._memory[start : start + self._key] == key else None
 
     def slots(self) -> Iterator[Slot]:
         """Every flow that holds a slot; its time may be over.

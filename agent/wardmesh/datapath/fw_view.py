@@ -11,8 +11,9 @@ from pathlib import Path
 
 from wardmesh.datapath import bpfsys
 from wardmesh.datapath import fw_contract as fw
-from wardmesh.datapath.contract import DIRECTIONS, ROW, MapSpec, Network
+from wardmesh.datapath.contract import DIRECTIONS, METRIC, ROW, MapSpec, Network, metric_row
 from wardmesh.datapath.flow_table import FlowTable
+from wardmesh.datapath.guard import possible_cpus
 from wardmesh.datapath.pinned import PinnedMaps
 from wardmesh.datapath.ticks import seconds_until
 from wardmesh.model.fleetmap import Address
@@ -107,6 +108,15 @@ class PinnedFirewall(PinnedMaps):
                     )
                     if line.expires >= 0:
                         yield line
+
+    def counted(self, reason: str) -> int:
+        """Packets that were counted for a reason (fw_contract.REASONS), in both directions."""
+        number = next(number for number, name in fw.REASONS.items() if name == reason)
+        size, total = METRIC.size * possible_cpus(), 0
+        for direction in DIRECTIONS:
+            raw = bpfsys.map_lookup(self.maps["metrics"], metric_row(number, direction), size) or b""
+            total += sum(row[0] for row in METRIC.iter_unpack(raw))
+        return total
 
     def _table(self, family: int) -> FlowTable:
         name = f"flows{family}"

@@ -33,6 +33,10 @@ class PinnedMaps:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every descriptor."""
         close_all(self.maps)
 
     def items(self, name: str) -> dict[bytes, bytes]:
@@ -41,8 +45,9 @@ class PinnedMaps:
         return bpfsys.map_items(self.maps[name], spec.key_size, spec.value_size)
 
     def sizes(self) -> list[tuple[str, int, int]]:
-        """Name, entries that are there, entries that fit; arrays are always full."""
+        """Name, entries that are there, entries that fit; arrays are always full, and rings have no entries."""
         return [
             (name, spec.max_entries if spec.kind in ARRAYS else len(self.items(name)), spec.max_entries)
             for name, spec in self._specs.items()
+            if spec.key_size
         ]
