@@ -24,6 +24,7 @@ SIZES = ((10, 10), (1_000, 1_000), (100_000, 10_000))  # identities, rules
 PORTS = 1_000  # classes of ports: rules beyond share them among groups of peers
 MANY = 1 << 16
 FLOWS_MAX = 131_072
+FEW = 16_000  # new flows of a run; their events fit into the ring
 OWN = {4: "10.0.0.1", 6: "fd00::1"}
 OBJECT = "WARDMESH_BENCH_OBJECT"  # a tc program for bpftool, measured beside ours
 
@@ -178,6 +179,22 @@ class Runs:
     def _sets(self, name: str) -> int:
         return self._fw.flow_sets(FLOWS_MAX)[name == "flows6"]
 
+    def told(self, family: int, frame: bytes, count: int) -> float:
+        """Nanoseconds of a run of different packets, each of which is told of."""
+        from wardmesh.datapath.event_ring import EventRing, watch
+
+        ring = EventRing(self._map("events"), self._fw.EVENTS_BYTES)
+        while ring.read(MANY):
+            pass
+        watch(self._map("watch"), told=True, drops=1 << 30)
+        spent = self.time(self.drivers[family].point(self.programs["ingress"]), frame, count)
+        watch(self._map("watch"), told=False)
+        events = len(ring.read(MANY))
+        ring.close()
+        if events < count:
+            raise RuntimeError(f"{events} events of {count} packets")
+        return spent
+
     def flows_of(self, peer: str) -> tuple[int, int]:
         """Answered flows of an IPv4 peer, and those that were not."""
         from wardmesh.datapath.flow_table import FlowTable
@@ -218,9 +235,23 @@ def _costs(runs: Runs, size: Size, repeat: int, passes: int) -> dict[str, float]
             note(f"established, 64k flows, IPv{family} ingress", many - bare + base)
             for way, program in runs.programs.items():
                 syn = runs.frame(family, way, size.newcomer(family), 2)
-                new = runs.time(driver.point(program), syn, 16_000)
+                new = runs.time(driver.point(program), syn, FEW)
                 note(f"new, allowed, IPv{family} {way}", new - bare + base)
+        for family in (4, 6):
+            _note_told(runs, size, family, base, note)
     return {case: median(found) for case, found in samples.items()}
+
+
+def _note_told(runs: Runs, size: Size, family: int, base: float, note: Callable[[str, float], None]) -> None:
+    """What an event adds to a new flow, and to a packet that is dropped."""
+    driver, program = runs.drivers[family], runs.programs["ingress"]
+    syn, foe = (runs.frame(family, "ingress", peer, 2) for peer in (size.newcomer(family), size.foe(family)))
+    runs.forget()
+    bare = runs.time(driver.point(runs.empty), syn, FEW)
+    note(f"new, allowed, with its event, IPv{family} ingress", runs.told(family, syn, FEW) - bare + base)
+    silent = runs.time(driver.point(program), foe, FEW)
+    note(f"denied, one after another, IPv{family} ingress", silent - bare + base)
+    note(f"denied, with its event, IPv{family} ingress", runs.told(family, foe, FEW) - bare + base)
 
 
 def _flood(runs: Runs, size: Size) -> list[tuple[str, str]]:
@@ -262,7 +293,7 @@ def run(say: Callable[[str], None], repeat: int = 500_000, passes: int = 5) -> S
     section = Section(
         "The firewall's verdicts",
         f"BPF_PROG_TEST_RUN of a TCP packet of 64 bytes, {repeat:,} times ({MANY:,} flows: once each; new "
-        f"ones: 16,000), medians of {passes} passes in each of which all cases run, in ns; in brackets the "
+        f"ones: {FEW:,}), medians of {passes} passes in each of which all cases run, in ns; in brackets the "
         "ratio to an empty program in the same pass. Where packets differ, a driver of 24 instructions gives "
         "each another source port; its own cost is measured with the empty program and taken off. "
         f"`make bench PART=firewall`; {OBJECT}=FILE measures a tc program of another firewall beside it.",
@@ -288,8 +319,10 @@ def _judge(section: Section, found: dict[tuple[int, int], dict[str, float]]) -> 
         9,
     )
     section.judge(
-        "new, allowed, to an empty program (without its event)",
-        large["new, allowed, IPv4 ingress"] / base,
+        "new, allowed, with its event, to an empty program",
+        large["new, allowed, with its event, IPv4 ingress"] / base,
         20,
     )
-    section.judge("denied to an empty program (without its event)", large["denied, IPv4 ingress"] / base, 8)
+    told = large["denied, with its event, IPv4 ingress"]
+    section.judge("denied, with its event, to an empty program", told / base, 8)
+    section.judge("an event, ns", told - large["denied, one after another, IPv4 ingress"], 40)
