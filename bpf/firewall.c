@@ -235,8 +235,8 @@ static __always_inline bool wm_fw_reopens(const struct wm_packet *packet, const 
 }
 
 /* ICMP: 1 = goes on to flows and policy, else the verdict. Echoes are flows, named by their id. */
-static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_fw_work *work, __u32 direction, bool *keep,
-				      const struct wm_fw_state *state)
+static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_fw_work *work, __u32 direction,
+				      bool *keep, const struct wm_fw_state *state)
 {
 	struct wm_packet *packet = &work->packet;
 	const struct wm_ports *id;
@@ -251,7 +251,8 @@ static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_fw_work *
 			return wm_fw_unless_enforced(work, WM_FW_ICMP6, state);
 	} else if (wm_icmp_frag_needed(packet)) {
 		return TC_ACT_UNSPEC;
-	} else if (wm_icmp_is_error(packet) && wm_icmp_related(skb, packet, direction, state->seed, &work->about)) {
+	} else if (wm_icmp_is_error(packet) &&
+		   wm_icmp_related(skb, packet, direction, state->seed, &work->about)) {
 		return TC_ACT_UNSPEC;
 	}
 	*keep = wm_icmp_is_request(packet) || wm_icmp_is_answer(packet);

@@ -39,6 +39,5 @@ struct fw_events_table_t {
 	void (*ringbuf_submit)(void *, u64);
 	u32 max_entries;
 };
-__attribute__((section("maps/ringbuf:" WM_MAPS "/events"))) struct fw_events_table_t fw_events = {
-	.max_entries = 4096
-};
+__attribute__((section("maps/ringbuf:" WM_MAPS
+		       "/events"))) struct fw_events_table_t fw_events = { .max_entries = 4096 };

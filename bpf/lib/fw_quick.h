@@ -52,7 +52,8 @@ static __always_inline int wm_quick_known4(struct __sk_buff *skb, const __u64 *w
 	wm_checked(set);
 	if (wm_quick_flow(skb, set->slots + wm_flow_way(hash) * WM_SLOT_WORDS4, words, WM_KEY_WORDS4,
 			  protocol, direction, state) ||
-	    wm_quick_flow(skb, set->slots + wm_tagged_way(&set->head, wm_flow_tag(hash)) * WM_SLOT_WORDS4,
+	    wm_quick_flow(skb,
+			  set->slots + wm_lowest(wm_tagged(&set->head, wm_flow_tag(hash))) * WM_SLOT_WORDS4,
 			  words, WM_KEY_WORDS4, protocol, direction, state))
 		return TC_ACT_UNSPEC;
 	return WM_UNDECIDED;
@@ -70,7 +71,8 @@ static __always_inline int wm_quick_known6(struct __sk_buff *skb, const __u64 *w
 	wm_checked(set);
 	if (wm_quick_flow(skb, set->slots + wm_flow_way(hash) * WM_SLOT_WORDS6, words, WM_KEY_WORDS6,
 			  protocol, direction, state) ||
-	    wm_quick_flow(skb, set->slots + wm_tagged_way(&set->head, wm_flow_tag(hash)) * WM_SLOT_WORDS6,
+	    wm_quick_flow(skb,
+			  set->slots + wm_lowest(wm_tagged(&set->head, wm_flow_tag(hash))) * WM_SLOT_WORDS6,
 			  words, WM_KEY_WORDS6, protocol, direction, state))
 		return TC_ACT_UNSPEC;
 	return WM_UNDECIDED;

@@ -99,33 +99,56 @@ static __always_inline bool wm_slot_holds(const __u64 *slot, const __u64 *words,
 	return true;
 }
 
-/* The slot with this tag, 0 if there is none. Without a branch for each slot, so that the verifier follows one way. */
-static __always_inline __u32 wm_tagged_way(const struct wm_flow_head *head, __u32 tag)
+/*
+ * 1 for 0, 0 for everything else. What the compiler makes of ! is a branch, and the verifier follows each way; so it
+ * must not see what this is.
+ */
+static __always_inline __u32 wm_is_zero(__u64 number)
+{
+	__u64 negative = -number;
+
+	asm volatile("" : "+r"(negative));
+	return (__u32)((number | negative) >> 63) ^ 1;
+}
+
+/* A bit for each slot with this tag. */
+static __always_inline __u32 wm_tagged(const struct wm_flow_head *head, __u32 tag)
 {
 	__u32 found = 0;
 
 #pragma unroll
-	for (int way = 1; way < WM_WAYS; way++) {
-		__u64 other = (WM_HOLD_TAG(head->holds[way]) & ~(__u32)WM_TAG_ANSWERED) ^ tag;
-
-		found |= (__u32)((other - 1) >> 63) * way;
-	}
-	return found & (WM_WAYS - 1);
+	for (int way = 0; way < WM_WAYS; way++)
+		found |= wm_is_zero((WM_HOLD_TAG(head->holds[way]) & ~(__u32)WM_TAG_ANSWERED) ^ tag) << way;
+	return found;
 }
 
+/* The number of the lowest bit of eight; 0 if there is none. */
+static __always_inline __u32 wm_lowest(__u32 bits)
+{
+	__u32 bit = bits & -bits;
+
+	return ((bit >> 1 | bit >> 3 | bit >> 5 | bit >> 7) & 1) |
+	       ((bit >> 2 | bit >> 3 | bit >> 6 | bit >> 7) & 1) << 1 |
+	       ((bit >> 4 | bit >> 5 | bit >> 6 | bit >> 7) & 1) << 2;
+}
+
+/* Two slots of a set may have one tag, once in a hundred million flows; three of them never meet. */
 static __always_inline void wm_look_in(const struct wm_flow_head *head, int slot_words, int key_words,
 				       struct wm_flow_name *name, __u8 base)
 {
 	const __u64 *slots = (const __u64 *)(head + 1);
+	__u32 tagged = wm_tagged(head, name->tag), way;
 
 #pragma unroll
-	for (int way = 0; way < WM_WAYS; way++) {
-		if ((WM_HOLD_TAG(head->holds[way]) & ~(__u32)WM_TAG_ANSWERED) != name->tag)
-			continue;
+	for (int look = 0; look < 2; look++) {
+		if (!tagged)
+			return;
+		way = wm_lowest(tagged);
 		if (wm_slot_holds(slots + way * slot_words, name->words, key_words)) {
 			*(volatile __u8 *)&name->place = base + way;
 			return;
 		}
+		tagged &= tagged - 1;
 	}
 }
 
@@ -179,7 +202,7 @@ static __always_inline bool wm_set_is_young(const struct wm_flow_head *head)
 
 #pragma unroll
 	for (int way = 0; way < WM_WAYS; way++)
-		empty += !head->holds[way];
+		empty += wm_is_zero(head->holds[way]);
 	return empty >= WM_ENOUGH_ROOM;
 }
 
