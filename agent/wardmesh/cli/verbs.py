@@ -51,6 +51,7 @@ def add_all(groups: Groups) -> None:
     _add_policy(_group(groups, "policy", "policies"))
     _add_labels(groups)
     _add_kernel(_group(groups, "bpf", "what lies in the kernel"))
+    _add_health(groups)
     _add_host(groups)
 
 
@@ -188,6 +189,18 @@ def _add_kernel(groups: Groups) -> None:
         ("maps", "entries of every map, and how many fit"),
     ):
         _add(_group(groups, name, text), "list", f"kernel:{name}_list", text)
+
+
+def _add_health(groups: Groups) -> None:
+    metrics = _add(
+        _group(groups, "metrics", "metrics of this host"),
+        "list",
+        "metrics:listing",
+        "metrics of this host with their labels and values",
+    )
+    metrics.add_argument(
+        "-p", "--match-pattern", metavar="REGEX", help="only metrics whose name matches the expression"
+    )
 
 
 def _add_host(groups: Groups) -> None:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from wardmesh.datapath import bpfsys
-from wardmesh.datapath.contract import ARRAYS, MapSpec
+from wardmesh.datapath.contract import ARRAYS, DIRECTIONS, METRIC, MapSpec, metric_row
+from wardmesh.datapath.guard import Counter, possible_cpus
 from wardmesh.datapath.pins import close_all, open_pins
 from wardmesh.model.errors import WardmeshError
 
@@ -46,3 +47,14 @@ class PinnedMaps:
             (name, spec.max_entries if spec.kind in ARRAYS else len(self.items(name)), spec.max_entries)
             for name, spec in self._specs.items()
         ]
+
+    def counters(self, reasons: Mapping[int, str]) -> dict[tuple[str, str], Counter]:
+        """Packets and bytes by (reason, "ingress" or "egress"), summed over all CPUs."""
+        size = METRIC.size * possible_cpus()
+        found = {}
+        for reason, name in reasons.items():
+            for direction, label in DIRECTIONS.items():
+                raw = bpfsys.map_lookup(self.maps["metrics"], metric_row(reason, direction), size) or b""
+                rows = list(METRIC.iter_unpack(raw))
+                found[name, label] = Counter(sum(row[0] for row in rows), sum(row[1] for row in rows))
+        return found

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counters of flow events. Everything is bounded, whatever the events hold."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+OTHER = "other"
+PORTS_MAX = 50  # series of hubble_port_distribution_total, beside `other`
+PORT_FROM = 10  # flows after which a port gets a series of its own: a scan meets each port once
+CANDIDATES_MAX = 4096
+KINDS_MAX = 200  # label sets of each other counter; the known ones are far fewer
+
+
+# Words by upstream's numbers: event types and trace points (pkg/monitor/api), flow.Verdict.
+_TYPES = {1: "Drop", 4: "Trace", 5: "PolicyVerdict"}
+_POINTS = (
+    "to-endpoint",
+    "to-proxy",
+    "to-host",
+    "to-stack",
+    "to-overlay",
+    "from-endpoint",
+    "from-proxy",
+    "from-host",
+    "from-stack",
+    "from-overlay",
+    "from-network",
+    "to-network",
+)
+_VERDICTS = ("UNKNOWN", "FORWARDED", "DROPPED", "ERROR", "AUDIT", "REDIRECTED", "TRACED", "TRANSLATED")
+_PASSED = (1, 4)  # FORWARDED, AUDIT
+_DROP, _TRACE = 1, 4
+_PROTOCOLS = {1: "ICMPv4", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
+DROP_NAMES = {
+    133: "Policy denied",
+    134: "Invalid packet",
+    155: "CT: Map insertion failed",
+    157: "Fragmented packet",
+    176: "Forbidden ICMPv6 message",
+    181: "Policy denied by denylist",
+    195: "Traffic is unencrypted",
+}
+_TCP, _ICMP = 6, (1, 58)
+_FLAGS = {1: "FIN", 2: "SYN", 4: "RST", 8: "PSH", 16: "ACK", 32: "URG", 64: "ECE", 128: "CWR", 256: "NS"}
+
+
+class Versioned(Protocol):
+    """An IP address."""
+
+    @property
+    def version(self) -> int: ...
+
+
+class CountedEvent(Protocol):
+    """What is read of a flow event; wardmesh.observe.flow.FlowEvent has these fields, with these meanings."""
+
+    @property
+    def kind(self) -> int: ...
+    @property
+    def sub_type(self) -> int: ...
+    @property
+    def verdict(self) -> int: ...
+    @property
+    def drop_reason(self) -> int: ...
+    @property
+    def protocol(self) -> int: ...
+    @property
+    def source(self) -> Versioned: ...
+    @property
+    def destination_port(self) -> int: ...
+    @property
+    def tcp_flags(self) -> int: ...
+    @property
+    def icmp_type(self) -> int: ...
+    @property
+    def is_reply(self) -> bool | None: ...
+    @property
+    def traffic(self) -> object | None: ...
+
+
+@dataclass(frozen=True)
+class FlowTotals:
+    """A copy of the counters: label values, in the order of the table of metrics, to counts."""
+
+    processed: Mapping[tuple[str, ...], int]
+    drops: Mapping[tuple[str, ...], int]
+    flags: Mapping[tuple[str, ...], int]
+    icmp: Mapping[tuple[str, ...], int]
+    ports: Mapping[tuple[str, ...], int]
+    lost: Mapping[tuple[str, ...], int]
+
+
+class FlowCounters:
+    """Counts flow events; any thread may call anything."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processed: Counter[tuple[str, ...]] = Counter()
+        self._drops: Counter[tuple[str, ...]] = Counter()
+        self._flags: Counter[tuple[str, ...]] = Counter()
+        self._icmp: Counter[tuple[str, ...]] = Counter()
+        self._ports: Counter[tuple[str, ...]] = Counter()
+        self._lost: Counter[tuple[str, ...]] = Counter()
+        self._candidates: Counter[tuple[str, ...]] = Counter()
+        self._own_ports = 0
+
+    def count(self, event: CountedEvent) -> None:
+        """Take in one event."""
+        protocol = _PROTOCOLS.get(event.protocol, str(event.protocol))
+        family = f"IPv{event.source.version}"
+        with self._lock:
+            _add(self._processed, (_type_of(event), _subtype_of(event), _word(_VERDICTS, event.verdict)))
+            if event.kind == _DROP:
+                _add(self._drops, (drop_name(event.drop_reason), protocol))
+            if event.protocol == _TCP:
+                for bit, flag in _FLAGS.items():
+                    if event.tcp_flags & bit:
+                        _add(self._flags, (flag, family))
+            if event.protocol in _ICMP:
+                _add(self._icmp, (family, str(event.icmp_type)))
+            if _opens(event):
+                self._count_port((str(event.destination_port), protocol))
+
+    def lose(self, source: str, events: int) -> None:
+        """So many events were lost at this place, beside those that were told before."""
+        with self._lock:
+            _add(self._lost, (source,), events)
+
+    def totals(self) -> FlowTotals:
+        """What was counted so far."""
+        with self._lock:
+            return FlowTotals(
+                dict(self._processed),
+                dict(self._drops),
+                dict(self._flags),
+                dict(self._icmp),
+                dict(self._ports),
+                dict(self._lost),
+            )
+
+    def _count_port(self, key: tuple[str, ...]) -> None:
+        """A port is `other` until it is busy; it keeps its series then, for counters never go back."""
+        if key in self._ports:
+            self._ports[key] += 1
+            return
+        self._ports[OTHER, key[1] if len(self._ports) < KINDS_MAX else OTHER] += 1
+        if self._own_ports >= PORTS_MAX:
+            return
+        if len(self._candidates) >= CANDIDATES_MAX and key not in self._candidates:
+            self._candidates.clear()  # a scan; what is busy is soon back
+        self._candidates[key] += 1
+        if self._candidates[key] >= PORT_FROM:
+            del self._candidates[key]
+            self._ports[key] = 0
+            self._own_ports += 1
+
+
+def _add(counter: Counter[tuple[str, ...]], key: tuple[str, ...], amount: int = 1) -> None:
+    """Count under the key, or under `other` when there are too many already."""
+    if key not in counter and len(counter) >= KINDS_MAX:
+        key = (OTHER,) * len(key)
+    counter[key] += amount
+
+
+def drop_name(reason: int) -> str:
+    """Upstream's words for a drop reason, as far as guard and firewall have it; else its number."""
+    return DROP_NAMES.get(reason, str(reason))
+
+
+def _word(words: tuple[str, ...], number: int) -> str:
+    return words[number] if 0 <= number < len(words) else str(number)
+
+
+def _type_of(event: CountedEvent) -> str:
+    return _TYPES.get(event.kind, str(int(event.kind)))
+
+
+def _subtype_of(event: CountedEvent) -> str:
+    if event.kind == _DROP:
+        return drop_name(event.drop_reason)
+    return _word(_POINTS, event.sub_type) if event.kind == _TRACE else ""
+
+
+def _opens(event: CountedEvent) -> bool:
+    """Is it the beginning of a connection that passed? The event of its end carries what it moved."""
+    return bool(
+        event.destination_port and event.verdict in _PASSED and not event.is_reply and event.traffic is None
+    )
