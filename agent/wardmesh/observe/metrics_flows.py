@@ -45,6 +45,8 @@ DROP_NAMES = {
     181: "Policy denied by denylist",
     195: "Traffic is unencrypted",
 }
+# flow.LostEventSource, in lower case as upstream's metric has it.
+LOST_SOURCES = ("unknown", "perf_event_ring_buffer", "observer_events_queue", "hubble_ring_buffer")
 _TCP, _ICMP = 6, (1, 58)
 _FLAGS = {1: "FIN", 2: "SYN", 4: "RST", 8: "PSH", 16: "ACK", 32: "URG", 64: "ECE", 128: "CWR", 256: "NS"}
 
@@ -105,7 +107,8 @@ class FlowCounters:
         self._flags: Counter[tuple[str, ...]] = Counter()
         self._icmp: Counter[tuple[str, ...]] = Counter()
         self._ports: Counter[tuple[str, ...]] = Counter()
-        self._lost: Counter[tuple[str, ...]] = Counter()
+        # From zero on: what is not there before it grows, nobody sees growing.
+        self._lost: Counter[tuple[str, ...]] = Counter({(source,): 0 for source in LOST_SOURCES[1:]})
         self._candidates: Counter[tuple[str, ...]] = Counter()
         self._own_ports = 0
 
@@ -126,10 +129,10 @@ class FlowCounters:
             if _opens(event):
                 self._count_port((str(event.destination_port), protocol))
 
-    def lose(self, source: str, events: int) -> None:
-        """So many events were lost at this place, beside those that were told before."""
+    def lose(self, source: int, events: int) -> None:
+        """So many events were lost at this place (flow.LostEventSource), beside those told before."""
         with self._lock:
-            _add(self._lost, (source,), events)
+            self._lost[LOST_SOURCES[source] if 0 <= source < len(LOST_SOURCES) else LOST_SOURCES[0],] += events
 
     def totals(self) -> FlowTotals:
         """What was counted so far."""

@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 def text_of(peers=2, most=PEERS_MAX):
     flows = FlowCounters()
-    flows.lose("KERNEL", 1)
+    flows.lose(1, 1)
     shot = snapshot(peers)
     return Exposition(lambda: samples(shot, flows.totals(), most)).text().decode()
 

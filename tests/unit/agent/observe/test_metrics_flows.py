@@ -111,12 +111,17 @@ def test_nonsense_in_events_stays_bounded():
     assert sum(found.processed.values()) == 5000
 
 
-def test_losses_add_up():
+def test_losses_add_up_from_zero():
     counters = FlowCounters()
-    counters.lose("KERNEL", 3)
-    counters.lose("KERNEL", 4)
-    counters.lose("RING", 1)
-    assert counters.totals().lost == {("KERNEL",): 7, ("RING",): 1}
+    counters.lose(1, 3)
+    counters.lose(1, 4)
+    counters.lose(77, 1)
+    assert counters.totals().lost == {
+        ("perf_event_ring_buffer",): 7,
+        ("observer_events_queue",): 0,
+        ("hubble_ring_buffer",): 0,
+        ("unknown",): 1,
+    }
 
 
 @settings(max_examples=60, deadline=None)

@@ -68,7 +68,7 @@ def test_what_is_left_out_is_not_in_the_table():
 
 def test_every_sample_fits_the_table_and_every_metric_has_one():
     flows = FlowCounters()
-    flows.lose("KERNEL", 3)
+    flows.lose(1, 3)
     found = samples(snapshot(300), flows.totals())
     for sample in found:
         assert len(sample.labels) == len(BY_NAME[sample.metric].labels), sample
