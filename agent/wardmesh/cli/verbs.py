@@ -198,6 +198,16 @@ def _add_health(groups: Groups) -> None:
         "metrics:listing",
         "metrics of this host with their labels and values",
     )
+    text = "check this host: WireGuard, ports, handshakes, MTU, clocks, maps, files; 1 with a problem"
+    _add(groups, "doctor", "doctor:doctor", text)
+    text = "one archive of this host's state without secrets, for whoever is to help"
+    dump = _add(groups, "sysdump", "sysdump:sysdump", text, json=False)
+    dump.add_argument(
+        "--output", dest="file", type=Path, metavar="FILE", help="the archive; else a name with host and time"
+    )
+    dump.add_argument(
+        "--json", dest="output", action="store_const", const="json", default="text", help="answer in JSON"
+    )
     metrics.add_argument(
         "-p", "--match-pattern", metavar="REGEX", help="only metrics whose name matches the expression"
     )

@@ -20,8 +20,8 @@ class PinnedMaps:
     """Every map of a folder of pins; use as a context manager. what: whose they are, for the error."""
 
     def __init__(self, folder: Path, specs: Iterable[MapSpec], what: str) -> None:
-        self._specs = {spec.name: spec for spec in specs}
-        maps = open_pins(folder, self._specs)
+        self.specs = {spec.name: spec for spec in specs}
+        maps = open_pins(folder, self.specs)
         if maps is None:
             raise WardmeshError(
                 f"the {what} is not in the kernel",
@@ -38,14 +38,14 @@ class PinnedMaps:
 
     def items(self, name: str) -> dict[bytes, bytes]:
         """All entries of a map."""
-        spec = self._specs[name]
+        spec = self.specs[name]
         return bpfsys.map_items(self.maps[name], spec.key_size, spec.value_size)
 
     def sizes(self) -> list[tuple[str, int, int]]:
         """Name, entries that are there, entries that fit; arrays are always full."""
         return [
             (name, spec.max_entries if spec.kind in ARRAYS else len(self.items(name)), spec.max_entries)
-            for name, spec in self._specs.items()
+            for name, spec in self.specs.items()
         ]
 
     def counters(self, reasons: Mapping[int, str]) -> dict[tuple[str, str], Counter]:

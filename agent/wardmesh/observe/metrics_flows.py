@@ -132,7 +132,9 @@ class FlowCounters:
     def lose(self, source: int, events: int) -> None:
         """So many events were lost at this place (flow.LostEventSource), beside those told before."""
         with self._lock:
-            self._lost[LOST_SOURCES[source] if 0 <= source < len(LOST_SOURCES) else LOST_SOURCES[0],] += events
+            self._lost[LOST_SOURCES[source] if 0 <= source < len(LOST_SOURCES) else LOST_SOURCES[0],] += (
+                events
+            )
 
     def totals(self) -> FlowTotals:
         """What was counted so far."""
