@@ -33,7 +33,7 @@ _KEY44 = re.compile(r"(?<![A-Za-z0-9+/=])[A-Za-z0-9+/]{43}=(?!=)")
 _VALUE = r"(?P<value>\"(?:[^\"\\]|\\.)*\"?|'[^']*'?|[^\s,;'\"]+)"
 _PAIR = re.compile(rf"(?i)(?P<name>[\w.-]*(?:{_WORDS})[\w.-]*)(?P<sign>['\"]?\s*[=:]\s*){_VALUE}")
 _SAID = re.compile(rf"(?i)(?P<name>\b[\w.-]*(?:password|passphrase|secret|token|psk))(?P<sign>\s+){_VALUE}")
-_OPTION = re.compile(r"(?i)(--?(?:pass|key|user)(?:=|\s+))(\"[^\"]*\"|'[^']*'|\S+)")
+_OPTION = re.compile(r"(?i)(?<![\w-])(--?(?:pass|key|user)(?:=|\s+))(\"[^\"]*\"|'[^']*'|\S+)")
 
 
 def is_secret(name: str) -> bool:
