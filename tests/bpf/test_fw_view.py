@@ -56,3 +56,13 @@ def test_sizes(wall: FirewallBench) -> None:
     with opened(wall) as maps:
         sizes = {name: (held, room) for name, held, room in maps.sizes()}
     assert sizes["fresh4"] == (1, 16384) and sizes["flows4"] == (0, 65536)
+
+
+def test_counters_read_by_their_pins_are_the_programs(wall: FirewallBench) -> None:
+    assert wall.passes(INGRESS, ethernet(ipv4(FRIEND4, SELF4, tcp(4005, 80))))
+    assert not wall.passes(INGRESS, ethernet(ipv4(FOE4, SELF4, tcp(4006, 80))))
+    with opened(wall) as maps:
+        read = maps.counters(fw.REASONS)
+    assert read == wall.firewall.counters()
+    assert read["Allowed", "ingress"].packets > 0
+    assert sum(count.packets for (reason, _way), count in read.items() if "denied" in reason) > 0

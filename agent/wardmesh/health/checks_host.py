@@ -72,7 +72,7 @@ def agent_problems(agent: Agent) -> Judged:
     if agent.problems:
         return Judged(PROBLEM, "; ".join(agent.problems), "each names its remedy; journalctl -u wardmesh")
     if agent.warnings:
-        return Judged(WARNING, "; ".join(agent.warnings), "see docs/how-to/troubleshoot.md")
+        return Judged(WARNING, "; ".join(agent.warnings), "each says what it means; journalctl -u wardmesh")
     return good("the agent reports no problems")
 
 
