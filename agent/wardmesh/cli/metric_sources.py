@@ -25,6 +25,7 @@ from wardmesh.observe.metrics_snapshot import AgentFigures, Counted, MapFill, Sn
 ASK = 5.0  # seconds for the agent's answer; it gives older figures after 2 (daemon/main.py)
 RECOUNT = 15.0  # seconds between two counts of the entries of all maps, which may be many
 CERTIFICATES_MAX = 16
+FIRST_DROP = 130  # from this number on reasons are drops, as upstream counts them (pkg/monitor/api)
 CGROUPS = "sys/fs/cgroup/system.slice/system-wardmesh*wireguard.slice/wardmesh-wireguard@*.service/cpu.stat"
 
 T = TypeVar("T")
@@ -70,13 +71,16 @@ class Sources:
 
     def members(self) -> Admitted:
         """Who may read: members of the installed map, and what the configuration admits."""
-        return self._try("fleet", lambda: self._fleet()[2], Admitted())
+        try:
+            return self._fleet()[2]
+        except (OSError, ValueError, WardmeshError):
+            return self._seen_fleet[2]  # a map that is damaged changes nothing about who was a member
 
     def _try(self, source: str, read: Callable[[], T], otherwise: T) -> T:
         """One source; what goes wrong with it is a metric, and no reason to give no others."""
         try:
             return read()
-        except (OSError, WardmeshError, ValueError):
+        except (OSError, LookupError, TypeError, ValueError, WardmeshError):
             self._failed.add(source)
             return otherwise
 
@@ -113,8 +117,9 @@ class Sources:
         with opened as pinned:
             if recount:
                 self._maps[part] = _fills(part, pinned, specs)
+            drops = {name for number, name in reasons.items() if number >= FIRST_DROP}
             return tuple(
-                Counted(part, reason, direction, count.packets, count.bytes)
+                Counted(part, reason, direction, count.packets, count.bytes, reason in drops)
                 for (reason, direction), count in pinned.counters(reasons).items()
             )
 

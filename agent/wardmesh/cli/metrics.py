@@ -45,14 +45,17 @@ def serve(paths: Paths, flows: FlowCounters | None = None) -> MetricsServer | No
 
 
 def listen_addresses(paths: Paths, config: Config) -> list[str]:
-    """The configured addresses, else this member's own ones in the installed map."""
+    """The configured addresses, else this member's own in the installed map; else none."""
     if config.metrics.addresses:
         return [str(address) for address in config.metrics.addresses]
     from wardmesh.cli.fleet import installed_fleet
     from wardmesh.daemon.inputs import own_public_key
 
-    fleet = installed_fleet(paths)
-    own = fleet.by_key(own_public_key(paths)) if fleet is not None else None
+    try:
+        fleet = installed_fleet(paths)
+        own = fleet.by_key(own_public_key(paths)) if fleet is not None else None
+    except WardmeshError:  # metrics on loopback tell of it
+        return []
     return [str(address) for address in own.addresses] if own is not None else []
 
 

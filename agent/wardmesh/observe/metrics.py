@@ -122,8 +122,10 @@ class _Request(BaseHTTPRequestHandler):
         exposition = self.server.exposition
         try:
             self._answer(200, exposition.content_type, exposition.text())
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:  # the client went away
             self.close_connection = True
+        except Exception as error:  # noqa: BLE001  the edge: Prometheus shows it as the target's error
+            self._answer(500, "text/plain", f"{type(error).__name__}: {error}\n".encode())
 
     def _answer(self, status: int, kind: str, data: bytes) -> None:
         self.send_response(status)

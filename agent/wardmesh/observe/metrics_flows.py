@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,7 @@ OTHER = "other"
 PORTS_MAX = 50  # series of hubble_port_distribution_total, beside `other`
 PORT_FROM = 10  # flows after which a port gets a series of its own: a scan meets each port once
 CANDIDATES_MAX = 4096
+FRESH_MAX = 4096  # different events that are held before they are spread over the counters
 KINDS_MAX = 200  # label sets of each other counter; the known ones are far fewer
 
 
@@ -111,23 +112,51 @@ class FlowCounters:
         self._lost: Counter[tuple[str, ...]] = Counter({(source,): 0 for source in LOST_SOURCES[1:]})
         self._candidates: Counter[tuple[str, ...]] = Counter()
         self._own_ports = 0
+        self._fresh: dict[tuple[int, ...], int] = {}
+
+    def count_all(self, events: Iterable[CountedEvent]) -> None:
+        """Take in a batch."""
+        for event in events:
+            self.count(event)
 
     def count(self, event: CountedEvent) -> None:
-        """Take in one event."""
-        protocol = _PROTOCOLS.get(event.protocol, str(event.protocol))
-        family = f"IPv{event.source.version}"
+        """Take in one event. Equal ones are only added up; words are found for them when somebody asks."""
+        key = (
+            event.kind,
+            event.sub_type,
+            event.drop_reason,
+            event.verdict,
+            event.protocol,
+            event.source.version,
+            event.tcp_flags,
+            event.icmp_type,
+            event.destination_port if _opens(event) else 0,
+        )
         with self._lock:
-            _add(self._processed, (_type_of(event), _subtype_of(event), _word(_VERDICTS, event.verdict)))
-            if event.kind == _DROP:
-                _add(self._drops, (drop_name(event.drop_reason), protocol))
-            if event.protocol == _TCP:
+            self._fresh[key] = self._fresh.get(key, 0) + 1
+            if len(self._fresh) >= FRESH_MAX:
+                self._settle()
+
+    def _settle(self) -> None:
+        """Spread what came since the last time over the counters."""
+        for key, count in self._fresh.items():
+            kind, sub_type, reason, verdict, number, version, flags, icmp_type, port = key
+            protocol = _PROTOCOLS.get(number, str(number))
+            family = f"IPv{version}"
+            subtype = drop_name(reason) if kind == _DROP else _point(kind, sub_type)
+            words = (_TYPES.get(kind, str(int(kind))), subtype, _word(_VERDICTS, verdict))
+            _add(self._processed, words, count)
+            if kind == _DROP:
+                _add(self._drops, (drop_name(reason), protocol), count)
+            if number == _TCP:
                 for bit, flag in _FLAGS.items():
-                    if event.tcp_flags & bit:
-                        _add(self._flags, (flag, family))
-            if event.protocol in _ICMP:
-                _add(self._icmp, (family, str(event.icmp_type)))
-            if _opens(event):
-                self._count_port((str(event.destination_port), protocol))
+                    if flags & bit:
+                        _add(self._flags, (flag, family), count)
+            if number in _ICMP:
+                _add(self._icmp, (family, str(icmp_type)), count)
+            if port:
+                self._count_port((str(port), protocol), count)
+        self._fresh.clear()
 
     def lose(self, source: int, events: int) -> None:
         """So many events were lost at this place (flow.LostEventSource), beside those told before."""
@@ -139,6 +168,7 @@ class FlowCounters:
     def totals(self) -> FlowTotals:
         """What was counted so far."""
         with self._lock:
+            self._settle()
             return FlowTotals(
                 dict(self._processed),
                 dict(self._drops),
@@ -148,24 +178,27 @@ class FlowCounters:
                 dict(self._lost),
             )
 
-    def _count_port(self, key: tuple[str, ...]) -> None:
+    def _count_port(self, key: tuple[str, ...], count: int) -> None:
         """A port is `other` until it is busy; it keeps its series then, for counters never go back."""
         if key in self._ports:
-            self._ports[key] += 1
+            self._ports[key] += count
             return
-        self._ports[OTHER, key[1] if len(self._ports) < KINDS_MAX else OTHER] += 1
+        other = (OTHER, key[1] if len(self._ports) < KINDS_MAX else OTHER)
         if self._own_ports >= PORTS_MAX:
+            self._ports[other] += count
             return
         if len(self._candidates) >= CANDIDATES_MAX and key not in self._candidates:
             self._candidates.clear()  # a scan; what is busy is soon back
-        self._candidates[key] += 1
+        early = min(count, PORT_FROM - self._candidates[key])
+        self._candidates[key] += early
+        self._ports[other] += early
         if self._candidates[key] >= PORT_FROM:
             del self._candidates[key]
-            self._ports[key] = 0
+            self._ports[key] = count - early
             self._own_ports += 1
 
 
-def _add(counter: Counter[tuple[str, ...]], key: tuple[str, ...], amount: int = 1) -> None:
+def _add(counter: Counter[tuple[str, ...]], key: tuple[str, ...], amount: int) -> None:
     """Count under the key, or under `other` when there are too many already."""
     if key not in counter and len(counter) >= KINDS_MAX:
         key = (OTHER,) * len(key)
@@ -181,14 +214,8 @@ def _word(words: tuple[str, ...], number: int) -> str:
     return words[number] if 0 <= number < len(words) else str(number)
 
 
-def _type_of(event: CountedEvent) -> str:
-    return _TYPES.get(event.kind, str(int(event.kind)))
-
-
-def _subtype_of(event: CountedEvent) -> str:
-    if event.kind == _DROP:
-        return drop_name(event.drop_reason)
-    return _word(_POINTS, event.sub_type) if event.kind == _TRACE else ""
+def _point(kind: int, sub_type: int) -> str:
+    return _word(_POINTS, sub_type) if kind == _TRACE else ""
 
 
 def _opens(event: CountedEvent) -> bool:

@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from wardmesh.observe.metrics_flows import DROP_NAMES, FlowTotals
+from wardmesh.observe.metrics_flows import FlowTotals
 from wardmesh.observe.metrics_snapshot import AgentFigures, Counted, Delays, MapFill, PeerFigures, Snapshot
 
 PEERS_MAX = 1000  # peers with series of their own unless the configuration says otherwise
-DROPS = frozenset(DROP_NAMES.values())
 TUNNELS = ("up", "down", "pending")
 _CONNTRACK = {"4": "IPv4", "6": "IPv6"}
 _ENFORCED = {(False, False): "none", (True, False): "ingress", (False, True): "egress", (True, True): "both"}
@@ -119,7 +118,7 @@ def _packets(counted: tuple[Counted, ...]) -> Iterator[Sample]:
     passed: dict[str, list[int]] = {}
     for row in counted:
         way = row.direction.upper()
-        if row.reason in DROPS:
+        if row.dropped:
             sums = drops.setdefault((row.reason, way), [0, 0])
         else:
             yield Sample(f"wardmesh_{row.part}_packets_total", (row.reason, way), row.packets)

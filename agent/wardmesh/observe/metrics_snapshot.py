@@ -70,6 +70,7 @@ class Counted:
     direction: str
     packets: int
     bytes: int
+    dropped: bool
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,16 @@ def test_members_and_admitted_networks_may_read(host):
     assert [str(network) for network in known.networks] == ["192.0.2.0/24"]
 
 
+def test_a_damaged_map_changes_nothing_about_who_may_read(host):
+    paths, _asked = host
+    sources = Sources(paths)
+    known = sources.members()
+    paths.fleet.write_bytes(b"{")
+    assert known.addresses
+    assert sources.members() == known
+    assert metrics.listen_addresses(paths, parse_config(paths.config.read_text(), "c")) == []
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

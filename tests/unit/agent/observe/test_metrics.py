@@ -114,6 +114,19 @@ def test_it_serves_metrics_and_nothing_else(serve):
     assert get(port, "/metrics?x=1")[0] == 200
 
 
+def test_a_reading_that_breaks_is_answered_and_the_next_one_served(serve):
+    broken = [True]
+
+    def read():
+        if broken.pop() if broken else False:
+            raise RuntimeError("boom")
+        return samples(snapshot())
+
+    port = serve(read=read)
+    assert get(port) == (500, b"RuntimeError: boom\n")
+    assert get(port)[0] == 200
+
+
 def test_whoever_is_not_admitted_gets_no_byte(serve):
     port = serve(admits=lambda _address: False)
     with pytest.raises((http.client.HTTPException, OSError)):
