@@ -23,6 +23,7 @@
 #include "lib/routed.h"
 #include "lib/fw_local.h"
 #include "lib/fw_policy.h"
+#include "lib/fw_table.h"
 #include "lib/fw_flows.h"
 #include "lib/fw_work.h"
 #include "lib/fw_icmp.h"
@@ -77,87 +78,120 @@ static __always_inline bool wm_fw_reassemble(struct wm_packet *packet)
 	return true;
 }
 
-/* Look up peer, class and cell for a flow that was opened in this direction. */
-static __always_inline void wm_fw_judge(const struct wm_packet *packet, __u32 seen, struct wm_flow *flow,
-					const struct wm_fw_state *state)
+/* Look up peer, class and cell for a flow that was opened in the direction that its verdict says. */
+static __always_inline struct wm_verdict wm_fw_judge(const struct wm_packet *packet, __u32 seen,
+						     struct wm_flow *flow, __u32 opened,
+						     const struct wm_fw_state *state)
 {
 	const __be32 *remote = seen == WM_INGRESS ? packet->src : packet->dst;
 	/* The port that the flow was opened to: our packet's destination, or its source in an answer. */
-	__be16 port = flow->direction == seen ? packet->dport : packet->sport;
+	__be16 port = opened == seen ? packet->dport : packet->sport;
 	struct wm_fw_peer peer = wm_fw_peer(packet->family, remote, state);
+	struct wm_verdict verdict = { .generation = state->generation, .direction = opened };
 
 	flow->identity = peer.identity;
 	flow->row = peer.row;
-	flow->generation = state->generation;
-	flow->class = wm_fw_class(packet, port, flow->direction, flow->direction != seen, state);
+	verdict.class = wm_fw_class(packet, port, opened, opened != seen, state);
+	verdict.cell = wm_fw_cell(peer.row, verdict.class, opened, state);
 	flow->state &= ~WM_FLOW_FAILSAFE;
-	if (wm_fw_is_failsafe(packet, port, flow->direction)) {
-		flow->cell = WM_CELL_ALLOW;
+	if (verdict.cell != WM_CELL_ALLOW && wm_fw_is_failsafe(packet, port, opened)) {
+		verdict.cell = WM_CELL_ALLOW;
 		flow->state |= WM_FLOW_FAILSAFE;
-		return;
 	}
-	flow->cell = wm_fw_cell(peer.row, flow->class, flow->direction, state);
+	return verdict;
 }
 
 static __always_inline __u32 wm_fw_reason(const struct wm_flow *flow)
 {
 	if (flow->state & WM_FLOW_FAILSAFE)
 		return WM_FW_FAILSAFE;
-	return flow->cell == WM_CELL_ALLOW ? WM_FW_ALLOWED : WM_FW_AUDITED;
+	return flow->verdict.cell == WM_CELL_ALLOW ? WM_FW_ALLOWED : WM_FW_AUDITED;
 }
 
-/* A packet of no known flow. */
-static __always_inline int wm_fw_new(struct __sk_buff *skb, struct wm_packet *packet, __u32 direction,
-				     struct wm_flow_name *name, const struct wm_flow *before, bool keep,
-				     const struct wm_fw_state *state)
+/* A packet of no known flow. keep: whether it opens one. */
+static __always_inline int wm_fw_new(struct __sk_buff *skb, struct wm_fw_work *work, __u32 direction,
+				     bool keep, const struct wm_fw_state *state)
 {
-	struct wm_flow flow = { .direction = direction };
+	const struct wm_packet *packet = &work->packet;
+	struct wm_flow *flow = &work->flow;
 
 	if (direction == WM_EGRESS ? skb->ingress_ifindex != 0 : !wm_is_local(skb, packet))
 		return wm_fw_count(skb, direction, WM_FORWARDED, TC_ACT_UNSPEC);
-	wm_fw_judge(packet, direction, &flow, state);
-	if (!wm_fw_passes(&flow, state) && keep && wm_fw_is_older(skb, packet, direction)) {
-		struct wm_flow other = { .direction = direction == WM_INGRESS ? WM_EGRESS : WM_INGRESS };
+	flow->verdict = wm_fw_judge(packet, direction, flow, direction, state);
+	if (!wm_fw_passes(flow->verdict.cell, state) && keep && wm_fw_is_older(skb, packet, direction)) {
+		__u32 other = direction == WM_INGRESS ? WM_EGRESS : WM_INGRESS;
+		struct wm_flow opened = {};
 
-		wm_fw_judge(packet, direction, &other, state);
-		if (wm_fw_passes(&other, state))
-			flow = other;
+		opened.verdict = wm_fw_judge(packet, direction, &opened, other, state);
+		if (wm_fw_passes(opened.verdict.cell, state))
+			*flow = opened;
 	}
-	wm_fw_judged(flow.row, flow.class, flow.direction, state);
-	if (!wm_fw_passes(&flow, state))
-		return wm_fw_deny(skb, direction, flow.cell);
-	if (keep) {
-		wm_flow_note(&flow, direction, skb->len);
-		flow.expires = wm_now() + WM_TICKS_FRESH;
-		if (before) /* only now: what is denied must not end the flow whose name it takes */
-			wm_flow_forget(name);
-		if (!wm_flow_open(name, &flow))
-			return wm_fw_count(skb, direction, WM_FW_CT_FULL, TC_ACT_SHOT);
-	}
-	return wm_fw_count(skb, direction, wm_fw_reason(&flow), TC_ACT_UNSPEC);
+	if (wm_fw_passes(flow->verdict.cell, state) && keep)
+		return WM_NOTE;
+	wm_fw_judged(flow->row, flow->verdict.class, flow->verdict.direction, state);
+	if (!wm_fw_passes(flow->verdict.cell, state))
+		return wm_fw_deny(skb, direction, flow->verdict.cell);
+	return wm_fw_count(skb, direction, wm_fw_reason(flow), TC_ACT_UNSPEC);
 }
 
-/* A packet of a known flow. */
+/* The flow in the work room was allowed and may pass, if it finds a place in the table. */
+static __always_inline int wm_fw_note(struct __sk_buff *skb, __u32 direction, const struct wm_fw_state *state)
+{
+	struct wm_fw_work *work = wm_fw_at_work();
+	__u32 now = wm_now();
+
+	if (!work)
+		return TC_ACT_SHOT;
+	wm_fw_judged(work->flow.row, work->flow.verdict.class, work->flow.verdict.direction, state);
+	wm_flow_note(&work->flow, direction, skb->len);
+	work->flow.expires = now + WM_TICKS_FRESH;
+	if (!wm_flow_open(&work->name, &work->flow, now))
+		return wm_fw_count(skb, direction, WM_FW_CT_FULL, TC_ACT_SHOT);
+	return wm_fw_count(skb, direction, wm_fw_reason(&work->flow), TC_ACT_UNSPEC);
+}
+
+/* Judge a flow again, because the policy has changed. */
+static __always_inline struct wm_verdict wm_fw_again(const struct wm_packet *packet, __u32 direction,
+						     struct wm_flow_name *name, struct wm_flow *flow,
+						     __u32 opened, const struct wm_fw_state *state)
+{
+	struct wm_flow fresh = {};
+	struct wm_verdict verdict = wm_fw_judge(packet, direction, &fresh, opened, state);
+	__u64 hold = wm_flow_claim(name, flow);
+
+	if (hold) {
+		flow->identity = fresh.identity;
+		flow->row = fresh.row;
+		flow->state = (flow->state & ~WM_FLOW_FAILSAFE) | fresh.state;
+		wm_flow_judged(flow, verdict);
+		wm_flow_release(name, hold);
+	}
+	wm_fw_judged(fresh.row, verdict.class, opened, state);
+	return verdict;
+}
+
+/* A packet of a known flow; WM_QUICK_UNDECIDED when it is not known any more. */
 static __always_inline int wm_fw_known(struct __sk_buff *skb, const struct wm_packet *packet, __u32 direction,
 				       struct wm_flow_name *name, struct wm_flow *flow, __u32 now,
 				       const struct wm_fw_state *state)
 {
-	bool original = flow->direction == direction;
+	struct wm_verdict verdict = wm_flow_verdict(flow);
 
-	if (flow->generation != state->generation) {
-		wm_fw_judge(packet, direction, flow, state);
-		wm_fw_judged(flow->row, flow->class, flow->direction, state);
-	}
-	if (!wm_fw_passes(flow, state))
-		return wm_fw_deny(skb, direction, flow->cell);
+	if (wm_flow_mark(flow) != wm_name_mark(name))
+		return WM_QUICK_UNDECIDED; /* taken for another flow since it was found */
+	if (verdict.generation != state->generation)
+		verdict = wm_fw_again(packet, direction, name, flow, verdict.direction, state);
+	if (!wm_fw_passes(verdict.cell, state))
+		return wm_fw_deny(skb, direction, verdict.cell);
 	wm_flow_note(flow, direction, skb->len);
-	if (packet->protocol == IPPROTO_TCP && (packet->tcp_flags & (WM_TCP_FIN | WM_TCP_RST)))
+	if (packet->protocol == IPPROTO_TCP && (packet->tcp_flags & (WM_TCP_FIN | WM_TCP_RST)) &&
+	    !(flow->state & WM_FLOW_CLOSING)) {
 		flow->state |= WM_FLOW_CLOSING;
-	if (!original && !(flow->state & WM_FLOW_REPLIED)) {
+		wm_flow_keep(name, false, now + WM_TICKS_CLOSING);
+	}
+	if (verdict.direction != direction && !(flow->state & WM_FLOW_REPLIED)) {
 		flow->state |= WM_FLOW_REPLIED;
-		flow->expires = now + wm_flow_ticks(packet, flow);
-		wm_flow_confirm(name, flow);
-		return TC_ACT_UNSPEC;
+		wm_flow_keep(name, true, now + wm_flow_ticks(packet, flow));
 	}
 	flow->expires = now + wm_flow_ticks(packet, flow);
 	return TC_ACT_UNSPEC;
@@ -169,15 +203,15 @@ static __always_inline bool wm_fw_reopens(const struct wm_packet *packet, const 
 					  __u32 direction)
 {
 	if (wm_is_icmp(packet))
-		return wm_icmp_is_request(packet) != (flow->direction == direction);
+		return wm_icmp_is_request(packet) != (flow->verdict.direction == direction);
 	if (packet->protocol != IPPROTO_TCP || (packet->tcp_flags & (WM_TCP_SYN | WM_TCP_ACK)) != WM_TCP_SYN)
 		return false;
-	return flow->direction != direction || (flow->state & (WM_FLOW_CLOSING | WM_FLOW_REPLIED));
+	return flow->verdict.direction != direction || (flow->state & (WM_FLOW_CLOSING | WM_FLOW_REPLIED));
 }
 
 /* ICMP: 1 = goes on to flows and policy, else the verdict. Echoes are flows, named by their id. */
 static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_packet *packet, __u32 direction,
-				      bool *keep, const struct wm_fw_state *state)
+				      bool *keep, struct wm_flow_name *about, const struct wm_fw_state *state)
 {
 	const struct wm_ports *id;
 	struct wm_ports room;
@@ -191,7 +225,7 @@ static __always_inline int wm_fw_icmp(struct __sk_buff *skb, struct wm_packet *p
 			return wm_fw_unless_enforced(skb, direction, WM_FW_ICMP6, state);
 	} else if (wm_icmp_frag_needed(packet)) {
 		return TC_ACT_UNSPEC;
-	} else if (wm_icmp_is_error(packet) && wm_icmp_related(skb, packet, direction)) {
+	} else if (wm_icmp_is_error(packet) && wm_icmp_related(skb, packet, direction, state->seed, about)) {
 		return TC_ACT_UNSPEC;
 	}
 	*keep = wm_icmp_is_request(packet) || wm_icmp_is_answer(packet);
@@ -210,9 +244,7 @@ static __always_inline int wm_fw_examine(struct __sk_buff *skb, bool l2, __u32 d
 {
 	struct wm_fw_work *work = wm_fw_work();
 	struct wm_packet *packet;
-	struct wm_flow *flow;
 	bool keep = true;
-	__u32 now;
 
 	if (!work)
 		return wm_fw_unless_enforced(skb, direction, WM_INVALID, policy);
@@ -234,24 +266,29 @@ static __always_inline int wm_fw_examine(struct __sk_buff *skb, bool l2, __u32 d
 	    !wm_parse_tcp(skb, packet))
 		return wm_fw_unless_enforced(skb, direction, WM_INVALID, policy);
 	if (packet->l4 == WM_L4_PORTS && wm_is_icmp(packet)) {
-		int verdict = wm_fw_icmp(skb, packet, direction, &keep, policy);
+		int verdict = wm_fw_icmp(skb, packet, direction, &keep, &work->about, policy);
 
 		if (verdict != 1)
 			return verdict;
 	}
-	if (!keep)
-		return wm_fw_new(skb, packet, direction, &work->name, NULL, false, policy);
-	wm_flow_name(packet, direction, &work->name);
-	now = wm_now();
-	flow = wm_flow_known(&work->name);
-	if (!flow)
-		flow = wm_flow_fresh(&work->name);
-	if (flow && (__s32)(flow->expires - now) >= 0 && !wm_fw_reopens(packet, flow, direction))
-		return wm_fw_known(skb, packet, direction, &work->name, flow, now, policy);
-	/* An answer that nobody asked for is judged by itself and opens nothing. */
-	if (wm_is_icmp(packet) && !wm_icmp_is_request(packet))
-		return wm_fw_new(skb, packet, direction, &work->name, NULL, false, policy);
-	return wm_fw_new(skb, packet, direction, &work->name, flow, true, policy);
+	if (keep) {
+		__u32 now = wm_now();
+		struct wm_flow *flow;
+
+		wm_flow_name(packet, direction, policy->seed, &work->name);
+		flow = wm_flow_find(&work->name);
+		if (flow && (__s32)(flow->expires - now) >= 0 && !wm_fw_reopens(packet, flow, direction)) {
+			int verdict = wm_fw_known(skb, packet, direction, &work->name, flow, now, policy);
+
+			if (verdict != WM_QUICK_UNDECIDED)
+				return verdict;
+			work->name.place = WM_NOWHERE;
+		}
+		/* An answer that nobody asked for is judged by itself and opens nothing. */
+		if (wm_is_icmp(packet) && !wm_icmp_is_request(packet))
+			keep = false;
+	}
+	return wm_fw_new(skb, work, direction, keep, policy);
 }
 
 static __always_inline int wm_firewall(struct __sk_buff *skb, bool l2, __u32 direction)
@@ -265,9 +302,11 @@ static __always_inline int wm_firewall(struct __sk_buff *skb, bool l2, __u32 dir
 	struct wm_fw_state policy = *state; /* one policy for the whole packet */
 
 	verdict = wm_fw_quick(skb, l2, direction, &policy);
-	if (verdict != WM_QUICK_UNDECIDED)
-		return verdict;
-	return wm_fw_examine(skb, l2, direction, &policy);
+	if (verdict == WM_QUICK_UNDECIDED)
+		verdict = wm_fw_examine(skb, l2, direction, &policy);
+	if (verdict == WM_NOTE)
+		verdict = wm_fw_note(skb, direction, &policy);
+	return verdict;
 }
 
 int egress_l2(struct __sk_buff *skb)

@@ -43,11 +43,13 @@
 #define WM_FW_ICMP6 176    /* dropped: "Forbidden ICMPv6 message" */
 #define WM_FW_DENYLIST 181 /* dropped: "Policy denied by denylist" */
 
-/* Eight aligned bytes, so that a swap of the policy is one store. The generation's lowest bit says which
- * half of classes and rows is in force. */
+/* The first eight aligned bytes are one store, so a swap of the policy is one. The generation's lowest bit says
+ * which half of classes and rows is in force. The seed is random and never changes: who does not know it
+ * cannot choose flows that meet in one set of the table. */
 struct wm_fw_state {
 	__u32 generation;
 	__u32 flags;
+	__u64 seed;
 };
 
 struct wm_fw_ports {
@@ -86,7 +88,7 @@ struct wm_flow4_key {
 	__be16 lport;
 	__u8 protocol;
 	__u8 pad[3];
-};
+} __attribute__((aligned(8)));
 
 struct wm_flow6_key {
 	__be32 remote[4];
@@ -95,24 +97,56 @@ struct wm_flow6_key {
 	__be16 lport;
 	__u8 protocol;
 	__u8 pad[3];
-};
+} __attribute__((aligned(8)));
+
+/* What policy said, as eight aligned bytes: read and written whole, so that nobody ever sees the verdict of one
+ * generation under the number of another. */
+struct wm_verdict {
+	__u32 generation;
+	__u16 class;
+	__u8 cell;
+	__u8 direction; /* of the flow's first packet */
+} __attribute__((aligned(8)));
 
 #define WM_FLOW_CLOSING 1
 #define WM_FLOW_REPLIED 2
 #define WM_FLOW_FAILSAFE 4
 
 struct wm_flow {
-	__u64 packets[2]; /* in the direction of the first packet, and in the other */
-	__u64 bytes[2];
-	__u32 generation; /* of the policy that gave the verdict */
+	struct wm_verdict verdict;
+	__u64 bytes[2];   /* in the direction of the first packet, and in the other */
+	__u32 packets[2]; /* modulo 2^32 */
 	__u32 identity;   /* of the peer */
 	__u32 row;
 	__u32 expires; /* in ticks, see fw_flows.h */
-	__u16 class;
-	__u8 direction; /* of the first packet */
-	__u8 cell;
-	__u8 state; /* WM_FLOW_… */
+	__u8 state;    /* WM_FLOW_… */
 	__u8 pad[3];
+};
+
+/*
+ * The table of flows is an array of sets of eight slots; fw_table.h says how a flow finds its set. Who holds a slot
+ * is one number. Its lower half is the tag: 0 (empty), WM_TAG_BUSY (being written), or bits of the hash with
+ * WM_TAG_ANSWERED. Its upper half is a time in ticks before which the slot is certainly taken; the flow itself may
+ * have moved its end later.
+ */
+#define WM_WAYS 8
+#define WM_TAG_ANSWERED 1
+#define WM_TAG_BUSY 1
+#define WM_SLOT_WORDS4 8 /* the key and the flow fill a line of the cache */
+#define WM_SLOT_WORDS6 16
+
+struct wm_flow_head {
+	__u64 holds[WM_WAYS];
+};
+
+struct wm_flow4_set {
+	struct wm_flow_head head;
+	__u64 slots[WM_WAYS * WM_SLOT_WORDS4];
+};
+
+struct wm_flow6_set {
+	struct wm_flow_head head;
+	__u64 slots[WM_WAYS * WM_SLOT_WORDS6];
 };
 
 /* Who decides about the later fragments of a datagram: its first one. */
@@ -140,7 +174,7 @@ struct wm_fw_local {
 
 /* Room for what a program works with; see fw_work.h. */
 struct wm_fw_room {
-	__u64 words[32];
+	__u64 words[48];
 };
 
 /* How often a cell decided about a new flow. */

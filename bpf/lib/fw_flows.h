@@ -16,52 +16,77 @@
 #define WM_TCP_RST 0x04
 #define WM_TCP_ACK 0x10
 
-/* One key for either family; IPv4 uses the first words. */
-struct wm_flow_name {
-	struct wm_flow6_key key6;
-	struct wm_flow4_key key4;
-	__u8 family;
-};
+/* Two halves of a word as they follow each other in memory; made in registers, because a word that is read right
+ * after its halves were written waits for them. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define WM_WORD(first, second) ((__u64)(__u32)(first) | (__u64)(__u32)(second) << 32)
+#define WM_HALF_WORD(first, second) ((__u32)(__u16)(first) | (__u32)(__u16)(second) << 16)
+#define WM_PROTOCOL_WORD(protocol) ((__u32)(protocol))
+#else
+#define WM_WORD(first, second) ((__u64)(__u32)(first) << 32 | (__u64)(__u32)(second))
+#define WM_HALF_WORD(first, second) ((__u32)(__u16)(first) << 16 | (__u32)(__u16)(second))
+#define WM_PROTOCOL_WORD(protocol) ((__u32)(protocol) << 24)
+#endif
 
-static __always_inline void wm_flow4_key(const struct wm_packet *packet, __u32 direction,
-					 struct wm_flow4_key *key)
+/* The words of a key: struct wm_flow4_key, struct wm_flow6_key. */
+static __always_inline void wm_flow4_words(__be32 remote, __be32 local, __be16 rport, __be16 lport,
+					   __u8 protocol, __u64 *words)
 {
-	bool in = direction == WM_INGRESS;
-
-	key->remote = in ? packet->src[0] : packet->dst[0];
-	key->local = in ? packet->dst[0] : packet->src[0];
-	key->rport = in ? packet->sport : packet->dport;
-	key->lport = in ? packet->dport : packet->sport;
-	key->protocol = packet->protocol;
+	words[0] = WM_WORD(remote, local);
+	words[1] = WM_WORD(WM_HALF_WORD(rport, lport), WM_PROTOCOL_WORD(protocol));
 }
 
-static __always_inline void wm_flow6_key(const struct wm_packet *packet, __u32 direction,
-					 struct wm_flow6_key *key)
+static __always_inline void wm_flow6_words(const __be32 *remote, const __be32 *local, __be16 rport,
+					   __be16 lport, __u8 protocol, __u64 *words)
 {
-	bool in = direction == WM_INGRESS;
-
-	__builtin_memcpy(key->remote, in ? packet->src : packet->dst, sizeof(packet->src));
-	__builtin_memcpy(key->local, in ? packet->dst : packet->src, sizeof(packet->src));
-	key->rport = in ? packet->sport : packet->dport;
-	key->lport = in ? packet->dport : packet->sport;
-	key->protocol = packet->protocol;
+	words[0] = WM_WORD(remote[0], remote[1]);
+	words[1] = WM_WORD(remote[2], remote[3]);
+	words[2] = WM_WORD(local[0], local[1]);
+	words[3] = WM_WORD(local[2], local[3]);
+	words[4] = WM_WORD(WM_HALF_WORD(rport, lport), WM_PROTOCOL_WORD(protocol));
 }
 
-/* name must be empty. */
-static __always_inline void wm_flow_name(const struct wm_packet *packet, __u32 direction,
+/* The words of a key, and where a flow of that name would be. */
+static __always_inline void wm_flow_name(const struct wm_packet *packet, __u32 direction, __u64 seed,
 					 struct wm_flow_name *name)
 {
+	bool in = direction == WM_INGRESS;
+	const __be32 *remote = in ? packet->src : packet->dst, *local = in ? packet->dst : packet->src;
+	__be16 rport = in ? packet->sport : packet->dport, lport = in ? packet->dport : packet->sport;
+
 	name->family = packet->family;
 	if (packet->family == WM_AF_INET)
-		wm_flow4_key(packet, direction, &name->key4);
+		wm_flow4_words(remote[0], local[0], rport, lport, packet->protocol, name->words);
 	else
-		wm_flow6_key(packet, direction, &name->key6);
+		wm_flow6_words(remote, local, rport, lport, packet->protocol, name->words);
+	wm_flow_places(name, seed);
+}
+
+/* What policy said of the flow: one generation's, whole. */
+static __always_inline struct wm_verdict wm_flow_verdict(const struct wm_flow *flow)
+{
+	union {
+		__u64 word;
+		struct wm_verdict verdict;
+	} read = { .word = *(const volatile __u64 *)&flow->verdict };
+
+	return read.verdict;
+}
+
+static __always_inline void wm_flow_judged(struct wm_flow *flow, struct wm_verdict verdict)
+{
+	union {
+		__u64 word;
+		struct wm_verdict verdict;
+	} write = { .verdict = verdict };
+
+	*(volatile __u64 *)&flow->verdict = write.word;
 }
 
 /* One more packet of this flow. */
 static __always_inline void wm_flow_note(struct wm_flow *flow, __u32 direction, __u32 bytes)
 {
-	if (flow->direction == direction) {
+	if (flow->verdict.direction == direction) {
 		flow->packets[0]++;
 		flow->bytes[0] += bytes;
 	} else {
@@ -70,57 +95,9 @@ static __always_inline void wm_flow_note(struct wm_flow *flow, __u32 direction, 
 	}
 }
 
-static __always_inline bool wm_fw_passes(const struct wm_flow *flow, const struct wm_fw_state *state)
+static __always_inline bool wm_fw_passes(__u8 cell, const struct wm_fw_state *state)
 {
-	return flow->cell == WM_CELL_ALLOW || flow->cell == WM_CELL_AUDIT || (state->flags & WM_FW_AUDIT);
-}
-
-/* A flow that was answered. */
-static __always_inline struct wm_flow *wm_flow_known(struct wm_flow_name *name)
-{
-	if (name->family == WM_AF_INET)
-		return fw_flows4.lookup(&name->key4);
-	return fw_flows6.lookup(&name->key6);
-}
-
-/* A flow that was not answered yet. */
-static __always_inline struct wm_flow *wm_flow_fresh(struct wm_flow_name *name)
-{
-	if (name->family == WM_AF_INET)
-		return fw_fresh4.lookup(&name->key4);
-	return fw_fresh6.lookup(&name->key6);
-}
-
-static __always_inline bool wm_flow_open(struct wm_flow_name *name, struct wm_flow *flow)
-{
-	if (name->family == WM_AF_INET)
-		return fw_fresh4.update(&name->key4, flow) == 0;
-	return fw_fresh6.update(&name->key6, flow) == 0;
-}
-
-/* The answer is there: the flow moves to where a flood of new ones cannot displace it. */
-static __always_inline void wm_flow_confirm(struct wm_flow_name *name, const struct wm_flow *fresh)
-{
-	struct wm_flow flow = *fresh;
-
-	if (name->family == WM_AF_INET) {
-		if (fw_flows4.update(&name->key4, &flow) == 0)
-			fw_fresh4.delete(&name->key4);
-	} else {
-		if (fw_flows6.update(&name->key6, &flow) == 0)
-			fw_fresh6.delete(&name->key6);
-	}
-}
-
-static __always_inline void wm_flow_forget(struct wm_flow_name *name)
-{
-	if (name->family == WM_AF_INET) {
-		fw_flows4.delete(&name->key4);
-		fw_fresh4.delete(&name->key4);
-	} else {
-		fw_flows6.delete(&name->key6);
-		fw_fresh6.delete(&name->key6);
-	}
+	return cell == WM_CELL_ALLOW || cell == WM_CELL_AUDIT || (state->flags & WM_FW_AUDIT);
 }
 
 static __always_inline __u32 wm_flow_ticks(const struct wm_packet *packet, const struct wm_flow *flow)

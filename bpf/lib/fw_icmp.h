@@ -40,12 +40,13 @@ static __always_inline bool wm_icmp_is_error(const struct wm_packet *packet)
 
 /* An IPv4 error carries the header of the packet that it is about; its flow, as seen from this host. */
 static __always_inline bool wm_icmp_related(struct __sk_buff *skb, const struct wm_packet *packet,
-					    __u32 direction)
+					    __u32 direction, __u64 seed, struct wm_flow_name *name)
 {
-	struct wm_flow_name name = { .family = WM_AF_INET };
+	struct wm_flow4_key key = {};
 	struct iphdr room;
 	struct wm_ports ports_room;
 	const struct wm_ports *ports;
+	const struct wm_flow *flow;
 	const struct iphdr *inner = wm_ipv4(skb, packet->l4_offset + 8, &room);
 	bool sent_by_us = direction == WM_INGRESS; /* an error that comes in is about what went out */
 	__u32 offset;
@@ -53,22 +54,26 @@ static __always_inline bool wm_icmp_related(struct __sk_buff *skb, const struct 
 	if (!inner || inner->version != 4 || inner->ihl < 5)
 		return false;
 	offset = packet->l4_offset + 8 + inner->ihl * 4;
-	name.key4.protocol = inner->protocol;
-	name.key4.remote = sent_by_us ? inner->daddr : inner->saddr;
-	name.key4.local = sent_by_us ? inner->saddr : inner->daddr;
-	if (wm_has_ports(name.key4.protocol)) {
+	key.protocol = inner->protocol;
+	key.remote = sent_by_us ? inner->daddr : inner->saddr;
+	key.local = sent_by_us ? inner->saddr : inner->daddr;
+	if (wm_has_ports(key.protocol)) {
 		ports = wm_transport(skb, offset, &ports_room);
 		if (!ports)
 			return false;
-		if (name.key4.protocol == IPPROTO_ICMP) {
+		if (key.protocol == IPPROTO_ICMP) {
 			ports = wm_transport(skb, offset + 4, &ports_room);
 			if (!ports)
 				return false;
-			name.key4.rport = name.key4.lport = ports->source;
+			key.rport = key.lport = ports->source;
 		} else {
-			name.key4.rport = sent_by_us ? ports->dest : ports->source;
-			name.key4.lport = sent_by_us ? ports->source : ports->dest;
+			key.rport = sent_by_us ? ports->dest : ports->source;
+			key.lport = sent_by_us ? ports->source : ports->dest;
 		}
 	}
-	return wm_flow_known(&name) || wm_flow_fresh(&name);
+	name->family = WM_AF_INET;
+	wm_flow4_words(key.remote, key.local, key.rport, key.lport, key.protocol, name->words);
+	wm_flow_places(name, seed);
+	flow = wm_flow_find(name);
+	return flow && (__s32)(flow->expires - wm_now()) >= 0;
 }

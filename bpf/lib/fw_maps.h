@@ -17,11 +17,9 @@ BPF_F_TABLE("lpm_trie:" WM_MAPS "/nets4", struct wm_prefix4_key, struct wm_fw_pe
 BPF_F_TABLE("lpm_trie:" WM_MAPS "/nets6", struct wm_prefix6_key, struct wm_fw_peer, fw_nets6, 1,
 	    BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash:" WM_MAPS "/failsafe", struct wm_fw_failsafe_key, __u32, fw_failsafe, 1, 0);
-/* Flows that were answered, and those that were not yet: a flood of the latter never displaces the former. */
-BPF_F_TABLE("lru_hash:" WM_MAPS "/flows4", struct wm_flow4_key, struct wm_flow, fw_flows4, 1, 0);
-BPF_F_TABLE("lru_hash:" WM_MAPS "/flows6", struct wm_flow6_key, struct wm_flow, fw_flows6, 1, 0);
-BPF_F_TABLE("lru_hash:" WM_MAPS "/fresh4", struct wm_flow4_key, struct wm_flow, fw_fresh4, 1, 0);
-BPF_F_TABLE("lru_hash:" WM_MAPS "/fresh6", struct wm_flow6_key, struct wm_flow, fw_fresh6, 1, 0);
+/* The agent maps these two into its memory. */
+BPF_F_TABLE("array:" WM_MAPS "/flows4", __u32, struct wm_flow4_set, fw_flows4, 1, 0);
+BPF_F_TABLE("array:" WM_MAPS "/flows6", __u32, struct wm_flow6_set, fw_flows6, 1, 0);
 BPF_F_TABLE("lru_hash:" WM_MAPS "/fragments", struct wm_fragment_key, struct wm_fragment_ports, fw_fragments,
 	    1, 0);
 BPF_F_TABLE("lru_hash:" WM_MAPS "/judged", struct wm_judged_key, __u64, fw_judged, 1, 0);

@@ -7,42 +7,104 @@
  * denies is dropped without looking at flows: it opens a connection whatever is known under its name, and a
  * flood of them must stay cheap. Whatever is not decided here goes the long way.
  */
-#define WM_QUICK_UNDECIDED 1 /* no verdict of tc: TC_ACT_UNSPEC is -1, TC_ACT_SHOT 2 */
+/* No verdicts of tc, which are -1 and 2 here. */
+#define WM_QUICK_UNDECIDED 3 /* the long way is to decide */
+#define WM_NOTE 4            /* passes when its new flow, in the work room, finds a place */
 
-/* The bytes it reads of a transport header: ports, and TCP's flags at 13. */
+/* What it reads of a transport header: ports, and TCP's flags. */
 struct wm_quick_transport {
-	struct wm_ports ports;
+	__be16 source;
+	__be16 dest;
 	__u8 between[9];
 	__u8 tcp_flags;
-} __attribute__((packed));
+};
 
 #define WM_QUICK_FLAGS (WM_TCP_FIN | WM_TCP_SYN | WM_TCP_RST | WM_TCP_ACK)
 
-/* Count the packet, if its flow may pass without another judgement. */
-static __always_inline bool wm_quick_flow(struct __sk_buff *skb, struct wm_flow *flow, __u8 protocol,
-					  __u32 direction, const struct wm_fw_state *state)
+/* Is the flow of this slot the packet's, and may it pass without another judgement? Then count the packet. */
+static __always_inline bool wm_quick_flow(struct __sk_buff *skb, __u64 *slot, const __u64 *words, int count,
+					  __u8 protocol, __u32 direction, const struct wm_fw_state *state)
 {
+	struct wm_flow *flow = (struct wm_flow *)(slot + count);
+	struct wm_verdict verdict;
 	__u32 now;
 
-	if (!flow || flow->generation != state->generation || (flow->state & WM_FLOW_CLOSING) ||
-	    !wm_fw_passes(flow, state))
+	if (!wm_slot_holds(slot, words, count))
 		return false;
+	verdict = wm_flow_verdict(flow);
 	now = wm_now();
-	if ((__s32)(flow->expires - now) < 0)
+	/* The key once more, last: when it is still the packet's, the verdict was its flow's. */
+	if (verdict.generation != state->generation || !wm_fw_passes(verdict.cell, state) ||
+	    (flow->state & (WM_FLOW_CLOSING | WM_FLOW_REPLIED)) != WM_FLOW_REPLIED ||
+	    (__s32)(flow->expires - now) < 0 || wm_flow_mark(flow) != words[count - 1])
 		return false;
 	flow->expires = now + (protocol == IPPROTO_TCP ? WM_TICKS_ESTABLISHED : WM_TICKS_FRESH);
 	wm_flow_note(flow, direction, skb->len);
 	return true;
 }
 
-/* A SYN: dropped where policy denies it. */
+/* In the first set: the slot that is tried first, where most flows are, or the one with the right tag. */
+static __always_inline int wm_quick_known4(struct __sk_buff *skb, const __u64 *words, __u8 protocol,
+					   __u32 direction, const struct wm_fw_state *state)
+{
+	__u64 hash = wm_flow4_hash(words, state->seed);
+	__u32 index = hash & (WM_FLOW_SETS4 - 1);
+	struct wm_flow4_set *set = fw_flows4.lookup(&index);
+
+	if (!set)
+		return WM_QUICK_UNDECIDED;
+	wm_checked(set);
+	if (wm_quick_flow(skb, set->slots + wm_flow_way(hash) * WM_SLOT_WORDS4, words, WM_KEY_WORDS4,
+			  protocol, direction, state) ||
+	    wm_quick_flow(skb, set->slots + wm_tagged_way(&set->head, wm_flow_tag(hash)) * WM_SLOT_WORDS4,
+			  words, WM_KEY_WORDS4, protocol, direction, state))
+		return TC_ACT_UNSPEC;
+	return WM_QUICK_UNDECIDED;
+}
+
+static __always_inline int wm_quick_known6(struct __sk_buff *skb, const __u64 *words, __u8 protocol,
+					   __u32 direction, const struct wm_fw_state *state)
+{
+	__u64 hash = wm_flow6_hash(words, state->seed);
+	__u32 index = hash & (WM_FLOW_SETS6 - 1);
+	struct wm_flow6_set *set = fw_flows6.lookup(&index);
+
+	if (!set)
+		return WM_QUICK_UNDECIDED;
+	wm_checked(set);
+	if (wm_quick_flow(skb, set->slots + wm_flow_way(hash) * WM_SLOT_WORDS6, words, WM_KEY_WORDS6,
+			  protocol, direction, state) ||
+	    wm_quick_flow(skb, set->slots + wm_tagged_way(&set->head, wm_flow_tag(hash)) * WM_SLOT_WORDS6,
+			  words, WM_KEY_WORDS6, protocol, direction, state))
+		return TC_ACT_UNSPEC;
+	return WM_QUICK_UNDECIDED;
+}
+
+/* A SYN that policy allows: it opens a flow, if none is known under its name. */
+static __always_inline int wm_quick_allow(struct __sk_buff *skb, const struct wm_packet *packet,
+					  __u32 direction, struct wm_verdict verdict, struct wm_fw_peer peer,
+					  const struct wm_fw_state *state)
+{
+	struct wm_fw_work *work = wm_fw_work();
+
+	if (!work)
+		return WM_QUICK_UNDECIDED;
+	wm_flow_name(packet, direction, state->seed, &work->name);
+	if (wm_flow_find(&work->name))
+		return WM_QUICK_UNDECIDED;
+	work->flow.verdict = verdict;
+	work->flow.identity = peer.identity;
+	work->flow.row = peer.row;
+	return WM_NOTE;
+}
+
+/* A SYN: dropped where policy denies it, noted where it opens a flow. */
 static __always_inline int wm_quick_open(struct __sk_buff *skb, const struct wm_packet *packet,
 					 __u32 direction, const struct wm_fw_state *state)
 {
 	const __be32 *remote = direction == WM_INGRESS ? packet->src : packet->dst;
+	struct wm_verdict verdict = { .generation = state->generation, .direction = direction };
 	struct wm_fw_peer peer;
-	__u16 class;
-	__u8 cell;
 
 	if (!(state->flags & WM_FW_ENFORCE) || (state->flags & WM_FW_AUDIT))
 		return WM_QUICK_UNDECIDED;
@@ -51,87 +113,102 @@ static __always_inline int wm_quick_open(struct __sk_buff *skb, const struct wm_
 						     packet->family, packet->dst))
 		return WM_QUICK_UNDECIDED;
 	peer = wm_fw_peer(packet->family, remote, state);
-	class = wm_fw_class(packet, packet->dport, direction, false, state);
-	cell = wm_fw_cell(peer.row, class, direction, state);
-	if (cell == WM_CELL_ALLOW || cell == WM_CELL_AUDIT ||
-	    wm_fw_is_failsafe(packet, packet->dport, direction))
+	verdict.class = wm_fw_class(packet, packet->dport, direction, false, state);
+	verdict.cell = wm_fw_cell(peer.row, verdict.class, direction, state);
+	if (verdict.cell == WM_CELL_ALLOW)
+		return wm_quick_allow(skb, packet, direction, verdict, peer, state);
+	if (verdict.cell == WM_CELL_AUDIT || wm_fw_is_failsafe(packet, packet->dport, direction))
 		return WM_QUICK_UNDECIDED;
-	wm_fw_judged(peer.row, class, direction, state);
-	return wm_fw_deny(skb, direction, cell);
+	wm_fw_judged(peer.row, verdict.class, direction, state);
+	return wm_fw_deny(skb, direction, verdict.cell);
 }
 
-/* Read what the short way needs; false for anything unusual. */
-static __always_inline const struct wm_quick_transport *wm_quick_parse(struct __sk_buff *skb, bool l2,
-								       struct wm_packet *packet)
+/* What a transport header without anything unusual asks for: 0 a look-up, 1 an opening, -1 the long way. */
+static __always_inline int wm_quick_kind(const struct wm_quick_transport *header, __u8 protocol)
 {
-	const __u8 *end = (void *)(long)skb->data_end, *data = (void *)(long)skb->data;
-	const __u8 *start = data + (l2 ? sizeof(struct ethhdr) : 0);
-	const struct wm_quick_transport *header;
+	__u8 flags;
 
-	if (start + sizeof(struct iphdr) + sizeof(*header) > end)
-		return NULL;
-	/* Not skb->protocol: it says nothing about what follows a VLAN tag. */
-	if (*start == 0x45 &&
-	    (!l2 || *(const __be16 *)(data + offsetof(struct ethhdr, h_proto)) == bpf_htons(ETH_P_IP))) {
-		const struct iphdr *ip = (const void *)start;
-
-		if (ip->frag_off & bpf_htons(WM_IP_OFFSET | WM_IP_MORE))
-			return NULL;
-		packet->family = WM_AF_INET;
-		packet->protocol = ip->protocol;
-		packet->src[0] = ip->saddr;
-		packet->dst[0] = ip->daddr;
-		return (const void *)(ip + 1);
-	}
-	if (*start >> 4 == 6 && start + sizeof(struct ipv6hdr) + sizeof(*header) <= end &&
-	    (!l2 || *(const __be16 *)(data + offsetof(struct ethhdr, h_proto)) == bpf_htons(ETH_P_IPV6))) {
-		const struct ipv6hdr *ip = (const void *)start;
-
-		packet->family = WM_AF_INET6;
-		packet->protocol = ip->nexthdr;
-		__builtin_memcpy(packet->src, &ip->saddr, sizeof(packet->src));
-		__builtin_memcpy(packet->dst, &ip->daddr, sizeof(packet->dst));
-		return (const void *)(ip + 1);
-	}
-	return NULL;
+	if (protocol == IPPROTO_UDP)
+		return 0;
+	if (protocol != IPPROTO_TCP)
+		return -1;
+	flags = header->tcp_flags & WM_QUICK_FLAGS;
+	return flags == WM_TCP_ACK ? 0 : flags == WM_TCP_SYN ? 1 : -1;
 }
 
-/* Only the key that is needed is made: this is where every packet passes. */
-static __always_inline struct wm_flow *wm_quick_find(const struct wm_packet *packet, __u32 direction)
+static __always_inline int wm_quick4(struct __sk_buff *skb, const struct iphdr *ip, __u32 direction,
+				     const struct wm_fw_state *state)
 {
-	if (packet->family == WM_AF_INET) {
-		struct wm_flow4_key key = {};
+	const struct wm_quick_transport *header = (const void *)(ip + 1);
+	bool in = direction == WM_INGRESS;
+	__u64 words[WM_KEY_WORDS4];
+	int kind;
 
-		wm_flow4_key(packet, direction, &key);
-		return fw_flows4.lookup(&key);
-	} else {
-		struct wm_flow6_key key = {};
+	if (ip->frag_off & bpf_htons(WM_IP_OFFSET | WM_IP_MORE))
+		return WM_QUICK_UNDECIDED;
+	kind = wm_quick_kind(header, ip->protocol);
+	if (kind < 0)
+		return WM_QUICK_UNDECIDED;
+	if (kind) {
+		struct wm_packet packet = { .family = WM_AF_INET,
+					    .l4 = WM_L4_PORTS,
+					    .protocol = IPPROTO_TCP,
+					    .sport = header->source,
+					    .dport = header->dest,
+					    .src = { ip->saddr },
+					    .dst = { ip->daddr } };
 
-		wm_flow6_key(packet, direction, &key);
-		return fw_flows6.lookup(&key);
+		return wm_quick_open(skb, &packet, direction, state);
 	}
+	wm_flow4_words(in ? ip->saddr : ip->daddr, in ? ip->daddr : ip->saddr,
+		       in ? header->source : header->dest, in ? header->dest : header->source, ip->protocol,
+		       words);
+	return wm_quick_known4(skb, words, ip->protocol, direction, state);
+}
+
+static __always_inline int wm_quick6(struct __sk_buff *skb, const struct ipv6hdr *ip, __u32 direction,
+				     const struct wm_fw_state *state)
+{
+	const struct wm_quick_transport *header = (const void *)(ip + 1);
+	const __be32 *source = ip->saddr.in6_u.u6_addr32, *dest = ip->daddr.in6_u.u6_addr32;
+	bool in = direction == WM_INGRESS;
+	__u64 words[WM_KEY_WORDS6];
+	int kind = wm_quick_kind(header, ip->nexthdr);
+
+	if (kind < 0)
+		return WM_QUICK_UNDECIDED;
+	if (kind) {
+		struct wm_packet packet = { .family = WM_AF_INET6,
+					    .l4 = WM_L4_PORTS,
+					    .protocol = IPPROTO_TCP,
+					    .sport = header->source,
+					    .dport = header->dest };
+
+		__builtin_memcpy(packet.src, source, sizeof(packet.src));
+		__builtin_memcpy(packet.dst, dest, sizeof(packet.dst));
+		return wm_quick_open(skb, &packet, direction, state);
+	}
+	wm_flow6_words(in ? source : dest, in ? dest : source, in ? header->source : header->dest,
+		       in ? header->dest : header->source, ip->nexthdr, words);
+	return wm_quick_known6(skb, words, ip->nexthdr, direction, state);
 }
 
 /* A verdict of tc, or WM_QUICK_UNDECIDED. */
 static __always_inline int wm_fw_quick(struct __sk_buff *skb, bool l2, __u32 direction,
 				       const struct wm_fw_state *state)
 {
-	struct wm_packet packet = { .l4 = WM_L4_PORTS };
-	const struct wm_quick_transport *header = wm_quick_parse(skb, l2, &packet);
+	const __u8 *end = (void *)(long)skb->data_end, *data = (void *)(long)skb->data;
+	const __u8 *start = data + (l2 ? sizeof(struct ethhdr) : 0);
+	/* Not skb->protocol: it says nothing about what follows a VLAN tag. */
+	const __be16 *type = (const void *)(data + offsetof(struct ethhdr, h_proto));
 
-	if (!header || (packet.protocol != IPPROTO_TCP && packet.protocol != IPPROTO_UDP))
+	if (start + sizeof(struct iphdr) + sizeof(struct wm_quick_transport) > end)
 		return WM_QUICK_UNDECIDED;
-	packet.sport = header->ports.source;
-	packet.dport = header->ports.dest;
-	if (packet.protocol == IPPROTO_TCP) {
-		__u8 flags = header->tcp_flags & WM_QUICK_FLAGS;
-
-		if (flags == WM_TCP_SYN)
-			return wm_quick_open(skb, &packet, direction, state);
-		if (flags != WM_TCP_ACK)
-			return WM_QUICK_UNDECIDED;
-	}
-	if (wm_quick_flow(skb, wm_quick_find(&packet, direction), packet.protocol, direction, state))
-		return TC_ACT_UNSPEC;
+	if (*start == 0x45 && (!l2 || *type == bpf_htons(ETH_P_IP)))
+		return wm_quick4(skb, (const void *)start, direction, state);
+	if (start + sizeof(struct ipv6hdr) + sizeof(struct wm_quick_transport) > end)
+		return WM_QUICK_UNDECIDED;
+	if (*start >> 4 == 6 && (!l2 || *type == bpf_htons(ETH_P_IPV6)))
+		return wm_quick6(skb, (const void *)start, direction, state);
 	return WM_QUICK_UNDECIDED;
 }

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a host must have, each check a function that returns problems. Private to the collection.
 
-Reads only. Numbers are the seed documents' table (chapter 3): kernel 5.6 has WireGuard, 5.10 all of
-the eBPF in use, 2 GB of memory and 2 cores are the documented minimum.
+Reads only. Kernel 5.6 is the first with WireGuard (the seed documents' table, chapter 3); 5.12 the first
+whose eBPF has the compare-and-exchange that the firewall's table of flows needs.
 """
 
 from __future__ import annotations
@@ -117,8 +117,11 @@ def kernel_problems(errors, warnings):
             "kernel %s is too old: 5.6 is the oldest with WireGuard (remedy: upgrade the kernel)"
             % platform.release()
         )
-    elif version < (5, 10):
-        warnings.append("kernel %s: 5.10 or newer is recommended for eBPF" % platform.release())
+    elif version < (5, 12):
+        warnings.append(
+            "kernel %s: host policies need 5.12 or newer; the tunnel works without (remedy: upgrade the kernel)"
+            % platform.release()
+        )
     if not os.path.exists("/sys/kernel/btf/vmlinux"):
         warnings.append("the kernel has no BTF (/sys/kernel/btf/vmlinux)")
     if not os.path.ismount("/sys/fs/bpf"):

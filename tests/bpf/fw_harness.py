@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ from tests.bpf.harness import LISTEN_PORT, PYTHON, bpf_filesystem, context, netw
 
 from wardmesh.datapath import bpfsys
 from wardmesh.datapath import fw_contract as fw
-from wardmesh.datapath.contract import DIRECTIONS, EGRESS, INGRESS, Network
+from wardmesh.datapath.contract import DIRECTIONS, EGRESS, INGRESS, MapSpec, Network
 from wardmesh.datapath.firewall import Firewall
+from wardmesh.datapath.flow_table import FlowTable, Slot
 from wardmesh.datapath.fw_tables import Cells, Peer, PolicyTables, class_table, row_of
 
 PASS, DROP = -1, 2
@@ -70,8 +72,9 @@ class Verdict:
 class FirewallBench:
     """A loaded firewall with its programs."""
 
-    def __init__(self, firewall: Firewall) -> None:
+    def __init__(self, firewall: Firewall, specs: tuple[MapSpec, ...]) -> None:
         self.firewall = firewall
+        self.specs = specs
         self.programs = {name: bpfsys.obj_get(firewall.folder / name) for name in fw.PROGRAMS}
 
     def close(self) -> None:
@@ -100,23 +103,32 @@ class FirewallBench:
 
     def forget_flows(self) -> None:
         """Drop every flow and fragment that is known."""
-        for name, size in (
-            ("flows4", fw.FLOW4_KEY.size),
-            ("fresh4", fw.FLOW4_KEY.size),
-            ("flows6", fw.FLOW6_KEY.size),
-            ("fresh6", fw.FLOW6_KEY.size),
-        ):
-            fd = self.firewall._map(name)
-            bpfsys.map_delete_many(fd, bpfsys.map_items(fd, size, fw.FLOW.size))
+        for family in (4, 6):
+            with self.table(family) as table:
+                table[:] = bytes(len(table))
         fd = self.firewall._map("fragments")
         bpfsys.map_delete_many(fd, bpfsys.map_items(fd, fw.FRAGMENT_KEY.size, 4))
 
+    def sets(self, name: str) -> int:
+        """How many sets a table of flows has."""
+        return next(spec.max_entries for spec in self.specs if spec.name == name)
+
+    @contextmanager
+    def table(self, family: int) -> Iterator[mmap.mmap]:
+        """The memory of a table of flows, to be written."""
+        name, size = f"flows{family}", fw.SET4_BYTES if family == 4 else fw.SET6_BYTES
+        with mmap.mmap(self.firewall._map(name), self.sets(name) * size) as table:
+            yield table
+
+    def slots(self, family: int) -> list[Slot]:
+        """Every flow of a family that is known."""
+        name = f"flows{family}"
+        with FlowTable(self.firewall._map(name), family, self.sets(name)) as table:
+            return list(table.slots())
+
     def flows(self) -> int:
         """How many flows are known."""
-        return sum(
-            len(bpfsys.map_items(self.firewall._map(name), size, fw.FLOW.size))
-            for name, size in (("flows4", 16), ("fresh4", 16), ("flows6", 40), ("fresh6", 40))
-        )
+        return len(self.slots(4)) + len(self.slots(6))
 
 
 @contextmanager
@@ -128,7 +140,7 @@ def loaded_firewall(root: Path, rows_max: int = 256, flows_max: int = 65536) -> 
         firewall.set_ports(LISTEN_PORT)
         firewall.set_failsafe({(INGRESS, 6, 22), (EGRESS, 17, 123)})
         firewall.set_policy(POLICY)
-        bench = FirewallBench(firewall)
+        bench = FirewallBench(firewall, fw.map_specs(4096, rows_max, flows_max))
         try:
             yield bench
         finally:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -17,15 +18,24 @@ SIZES = {"__u64": 8, "__u32": 4, "__be32": 4, "__u16": 2, "__be16": 2, "__u8": 1
 
 def size_of(struct: str) -> int:
     """Bytes of a structure of the header, without padding."""
-    body = re.search(rf"struct {struct} {{(.*?)}};", HEADER, re.S)
+    body = re.search(rf"struct {struct} {{(.*?)\n}}", HEADER, re.S)
     assert body, struct
     total = 0
-    for kind, names in re.findall(r"(__\w+) ([\w\[\], ]+);", re.sub(r"/\*.*?\*/", "", body[1], flags=re.S)):
+    fields = re.sub(r"/\*.*?\*/", "", body[1], flags=re.S)
+    for kind, names in re.findall(r"(__\w+|struct \w+) ([\w\[\], *]+);", fields):
         for name in names.split(","):
-            count = re.search(r"\[(\w+)\]", name)
-            words = NUMBERS | {"WM_FW_WORDS": fw.WORDS}
-            total += SIZES[kind] * (int(words.get(count[1], 0) or count[1]) if count else 1)
+            one = SIZES[kind] if kind in SIZES else size_of(kind.split()[1])
+            total += one * _count(name)
     return total
+
+
+def _count(name: str) -> int:
+    """How many: 1, or the product within the brackets."""
+    found = re.search(r"\[(.+)\]", name)
+    if not found:
+        return 1
+    words = NUMBERS | {"WM_FW_WORDS": fw.WORDS}
+    return math.prod(int(words.get(word) or word) for word in found[1].split(" * "))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +58,9 @@ def size_of(struct: str) -> int:
         ("WM_FW_NETS4", fw.STATE_NETS4),
         ("WM_FW_NETS6", fw.STATE_NETS6),
         ("WM_FW_ENFORCE", fw.STATE_ENFORCE),
+        ("WM_WAYS", fw.WAYS),
+        ("WM_TAG_ANSWERED", fw.TAG_ANSWERED),
+        ("WM_TAG_BUSY", fw.TAG_BUSY),
         ("WM_FLOW_CLOSING", fw.FLOW_CLOSING),
         ("WM_FLOW_REPLIED", fw.FLOW_REPLIED),
         ("WM_FLOW_FAILSAFE", fw.FLOW_FAILSAFE),
@@ -70,6 +83,9 @@ def test_numbers(name: str, value: int) -> None:
         ("wm_flow6_key", fw.FLOW6_KEY.size),
         ("wm_flow", fw.FLOW.size),
         ("wm_fragment_key", fw.FRAGMENT_KEY.size),
+        ("wm_flow_head", fw.HEAD.size),
+        ("wm_flow4_set", fw.SET4_BYTES),
+        ("wm_flow6_set", fw.SET6_BYTES),
         ("wm_fw_local", fw.LOCAL.size),
         ("wm_fw_room", fw.ROOM_BYTES),
         ("wm_judged_key", fw.JUDGED_KEY.size),

@@ -18,6 +18,7 @@ from wardmesh.cli.fleet import installed_fleet
 from wardmesh.cli.kernel import firewall_folder, open_firewall, open_guard
 from wardmesh.cli.local import read_config
 from wardmesh.datapath.contract import ARRAYS, DIRECTIONS, EGRESS, INGRESS, REASONS
+from wardmesh.datapath.fw_contract import FLOW_TABLES
 from wardmesh.datapath.tc import FIREWALL_PREFIX, PREFIX, Filter, Tc
 from wardmesh.health import facts as f
 from wardmesh.health.packet_filters import iptables_chain, nft_chains
@@ -213,11 +214,11 @@ class _System:
         for part, opening in parts:
             with opening(self._paths, config) as pinned:
                 kinds = {name: spec.kind for name, spec in pinned.specs.items()}
-                found += [
-                    f.MapFill(f"{part}/{name}", held, room, kinds[name] == _LRU)
-                    for name, held, room in pinned.sizes()
-                    if kinds[name] not in ARRAYS
-                ]
+                for name, held, room in pinned.sizes():
+                    flows = name in FLOW_TABLES
+                    if flows or kinds[name] not in ARRAYS:
+                        fits = room // 2 if flows else room  # they are made to be filled by half
+                        found.append(f.MapFill(f"{part}/{name}", held, fits, flows or kinds[name] == _LRU))
         return tuple(found)
 
     def counters(self) -> Mapping[str, int]:

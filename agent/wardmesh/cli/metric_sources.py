@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ from wardmesh.cli.kernel import firewall_folder, open_firewall, open_guard
 from wardmesh.cli.local import read_config
 from wardmesh.datapath import contract, fw_contract
 from wardmesh.datapath.contract import ARRAYS, MapSpec
+from wardmesh.datapath.fw_contract import FLOW_TABLES
 from wardmesh.datapath.pinned import PinnedMaps
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
@@ -25,6 +25,7 @@ from wardmesh.observe.metrics_snapshot import AgentFigures, Counted, MapFill, Sn
 ASK = 5.0  # seconds for the agent's answer; it gives older figures after 2 (daemon/main.py)
 RECOUNT = 15.0  # seconds between two counts of the entries of all maps, which may be many
 CERTIFICATES_MAX = 16
+CERTIFICATE_KEYS = ("hubble.tls.certFile", "hubble.tls.clientCaFile")
 FIRST_DROP = 130  # from this number on reasons are drops, as upstream counts them (pkg/monitor/api)
 CGROUPS = "sys/fs/cgroup/system.slice/system-wardmesh*wireguard.slice/wardmesh-wireguard@*.service/cpu.stat"
 
@@ -144,15 +145,22 @@ class Sources:
         return round(sum(found), 6) if found else None
 
     def _certificates(self) -> dict[str, float]:
-        files = sorted((self._paths.etc / "tls").glob("*.crt"))[:CERTIFICATES_MAX]
-        return {path.stem: _end_of(path) for path in files}
+        """Those of the configuration, and what lies in /etc/wardmesh/tls."""
+        values = read_config(self._paths.config, needed=False).values
+        named = [Path(values[key]) for key in CERTIFICATE_KEYS if values.get(key)]
+        files = dict.fromkeys([*named, *sorted((self._paths.etc / "tls").glob("*.crt"))])
+        return {path.stem: _end_of(path) for path in list(files)[:CERTIFICATES_MAX]}
 
 
 def _fills(part: str, pinned: PinnedMaps, specs: tuple[MapSpec, ...]) -> tuple[MapFill, ...]:
-    kinds = Counter({spec.name: spec.kind for spec in specs})
-    return tuple(
-        MapFill(f"{part}/{name}", held, room, kinds[name] in ARRAYS) for name, held, room in pinned.sizes()
-    )
+    """Tables of flows have twice the room that they are made for, since they are filled by half at most."""
+    kinds = {spec.name: spec.kind for spec in specs}
+    found = []
+    for name, held, room in pinned.sizes():
+        flows = name in FLOW_TABLES
+        fixed = kinds[name] in ARRAYS and not flows
+        found.append(MapFill(f"{part}/{name}", held, room // 2 if flows else room, fixed))
+    return tuple(found)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

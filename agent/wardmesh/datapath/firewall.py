@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -31,6 +32,11 @@ from wardmesh.model.errors import WardmeshError
 Entries = dict[Network, "tuple[int, int]"]
 
 
+def _set_flags(flows_max: int) -> tuple[str, ...]:
+    sets4, sets6 = fw.flow_sets(flows_max)
+    return f"-DWM_FLOW_SETS4={sets4}", f"-DWM_FLOW_SETS6={sets6}"
+
+
 def _clock_flags() -> tuple[str, ...]:
     per_second, shift = ticks_per_second()
     return f"-DWM_HZ={per_second}", f"-DWM_TICK_SHIFT={shift}"
@@ -52,10 +58,10 @@ class Firewall:
             fw.contract_hash(peers_max, rows_max, flows_max),
             fw.map_specs(peers_max, rows_max, flows_max),
             fw.PROGRAMS,
-            {},
+            {"state": fw.STATE.pack(0, 0, secrets.randbits(64))},
             python,
             paths,
-            (f"-DWM_FW_ROWS={rows_max}", *_clock_flags()),
+            (f"-DWM_FW_ROWS={rows_max}", *_set_flags(flows_max), *_clock_flags()),
         )
 
     def ensure_loaded(self) -> bool:
@@ -79,14 +85,16 @@ class Firewall:
         """Of the policy in force; 0: none was ever set."""
         return self._state()[0]
 
-    def _state(self) -> tuple[int, int]:
+    def _state(self) -> tuple[int, int, int]:
         row = bpfsys.map_lookup(self._map("state"), ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
-        generation, flags = fw.STATE.unpack(row)
-        return int(generation), int(flags)
+        generation, flags, seed = fw.STATE.unpack(row)
+        return int(generation), int(flags), int(seed)
 
     def _write_state(self, generation: int, flags: int) -> None:
-        if (generation, flags) != self._state():
-            bpfsys.map_update(self._map("state"), ROW.pack(0), fw.STATE.pack(generation, flags))
+        before = self._state()
+        if (generation, flags) != before[:2]:
+            row = fw.STATE.pack(generation, flags, before[2])
+            bpfsys.map_update(self._map("state"), ROW.pack(0), row)
 
     def set_policy(self, tables: PolicyTables) -> int:
         """Put a policy set in force, at once for every packet; the new generation.
@@ -99,7 +107,7 @@ class Firewall:
                 where="bpf.membersMax",
                 remedy="raise bpf.membersMax, or let rules name fewer networks",
             )
-        generation, flags = self._state()
+        generation, flags, _seed = self._state()
         step = plan(self._peers(), tables, self._rows_max)
         half, other = (generation + 1) & 1, generation & 1
         self._copy_rows(step, other)
@@ -119,7 +127,7 @@ class Firewall:
 
     def set_audit(self, audit: bool) -> None:
         """Host-wide audit mode: record what would be dropped, drop nothing."""
-        generation, flags = self._state()
+        generation, flags, _seed = self._state()
         self._write_state(generation, flags & ~fw.STATE_AUDIT | (fw.STATE_AUDIT if audit else 0))
 
     def _peers(self) -> Entries:

@@ -43,7 +43,7 @@ REASONS = {
     181: "Policy denied by denylist",
 }
 
-STATE = struct.Struct("=II")  # generation, flags
+STATE = struct.Struct("=IIQ")  # generation, flags, seed
 PORTS_ROW = struct.Struct("=2s2sI")  # listen port, second listen port
 PEER = struct.Struct("=II")  # identity, row
 CLASS_TABLE_BYTES = 2 * PORTS
@@ -54,7 +54,14 @@ ROW_BYTES = 8 * WORDS
 FAILSAFE_KEY = struct.Struct("=BB2s")  # direction, protocol, port
 FLOW4_KEY = struct.Struct("=4s4s2s2sB3x")  # remote, local, remote port, local port, protocol
 FLOW6_KEY = struct.Struct("=16s16s2s2sB3x")
-FLOW = struct.Struct("=QQQQIIIIHBBB3x")  # packets ×2, bytes ×2, generation, identity, row, expires, class, …
+# generation, class, cell, direction; bytes ×2, packets ×2, identity, row, expires, state
+FLOW = struct.Struct("=IHBBQQIIIIIB3x")
+FLOW_TABLES = ("flows4", "flows6")
+WAYS = 8
+TAG_ANSWERED = TAG_BUSY = 1
+HEAD = struct.Struct(f"={WAYS}Q")  # holds: a tag, and in the upper half until
+SLOT4_BYTES, SLOT6_BYTES = 64, 128
+SET4_BYTES, SET6_BYTES = HEAD.size + WAYS * SLOT4_BYTES, HEAD.size + WAYS * SLOT6_BYTES
 FRAGMENT_KEY = struct.Struct("=16s16sII")
 LOCAL = struct.Struct("=16sIIII")  # address, device, until, family, unused
 JUDGED_KEY = struct.Struct("=BBHI")  # direction, half, class, row
@@ -67,20 +74,20 @@ MAX_FAILSAFE = 256
 MAX_FRAGMENTS = 8192
 MAX_JUDGED = 65536
 LOCALS = 256
-ROOM_BYTES = 256
+ROOM_BYTES = 384
 
 _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE = 1, 2, 6, 9, 11
-_NO_PREALLOC = 1
+_NO_PREALLOC, _MMAPABLE = 1, 1 << 10  # linux/bpf.h
 
 
 def map_specs(peers_max: int, rows_max: int, flows_max: int) -> tuple[MapSpec, ...]:
     """Every map of the firewall.
 
     Twice the peers, because old and new ones are inside together during a change; two halves of classes
-    and rows for two directions. Flows that were not answered get a quarter of the room of those that were.
+    and rows for two directions.
     """
     room = 2 * peers_max
-    fresh = max(1024, flows_max // 4)
+    sets4, sets6 = flow_sets(flows_max)
     return (
         MapSpec("state", _ARRAY, ROW.size, STATE.size, 1),
         MapSpec("ports", _ARRAY, ROW.size, PORTS_ROW.size, 1),
@@ -91,16 +98,27 @@ def map_specs(peers_max: int, rows_max: int, flows_max: int) -> tuple[MapSpec, .
         MapSpec("nets4", _LPM_TRIE, PEER_KEYS["nets4"], PEER.size, room, _NO_PREALLOC),
         MapSpec("nets6", _LPM_TRIE, PEER_KEYS["nets6"], PEER.size, room, _NO_PREALLOC),
         MapSpec("failsafe", _HASH, FAILSAFE_KEY.size, 4, MAX_FAILSAFE),
-        MapSpec("flows4", _LRU_HASH, FLOW4_KEY.size, FLOW.size, flows_max),
-        MapSpec("flows6", _LRU_HASH, FLOW6_KEY.size, FLOW.size, max(1024, flows_max // 2)),
-        MapSpec("fresh4", _LRU_HASH, FLOW4_KEY.size, FLOW.size, fresh),
-        MapSpec("fresh6", _LRU_HASH, FLOW6_KEY.size, FLOW.size, fresh),
+        MapSpec("flows4", _ARRAY, ROW.size, SET4_BYTES, sets4, _MMAPABLE),
+        MapSpec("flows6", _ARRAY, ROW.size, SET6_BYTES, sets6, _MMAPABLE),
         MapSpec("fragments", _LRU_HASH, FRAGMENT_KEY.size, 4, MAX_FRAGMENTS),
         MapSpec("judged", _LRU_HASH, JUDGED_KEY.size, 8, MAX_JUDGED),
         MapSpec("locals", _PERCPU_ARRAY, ROW.size, LOCAL.size, LOCALS),
         MapSpec("room", _PERCPU_ARRAY, ROW.size, ROOM_BYTES, 1),
         MapSpec("metrics", _PERCPU_ARRAY, ROW.size, METRIC.size, METRIC_ROWS),
     )
+
+
+def flow_sets(flows_max: int) -> tuple[int, int]:
+    """Sets of the tables for IPv4 and for half as many IPv6 flows, powers of two.
+
+    Twice the slots that are asked for: of two sets of eight filled by half, the chance that both are full
+    is below one in a hundred million, and flows that were not answered find room beside the others.
+    """
+    return _power_of_two(2 * flows_max // WAYS), _power_of_two(flows_max // WAYS)
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(least - 1, 1).bit_length()
 
 
 def contract_hash(peers_max: int, rows_max: int, flows_max: int) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wardmesh.datapath import bpfsys
+from wardmesh.datapath import bpfsys, ticks
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.contract import DIRECTIONS, ROW, MapSpec, Network
+from wardmesh.datapath.flow_table import FlowTable
 from wardmesh.datapath.pinned import PinnedMaps
 from wardmesh.datapath.ticks import seconds_until
 from wardmesh.model.fleetmap import Address
@@ -93,17 +94,34 @@ class PinnedFirewall(PinnedMaps):
     # --- connections ---
 
     def flows(self) -> Iterator[FlowLine]:
-        """Every connection, answered ones first."""
-        for name in ("flows4", "flows6", "fresh4", "fresh6"):
-            key_struct = fw.FLOW4_KEY if name.endswith("4") else fw.FLOW6_KEY
-            for key, value in self.items(name).items():
-                remote, local, rport, lport, protocol = key_struct.unpack(key)
-                yield _flow(
-                    (ipaddress.ip_address(remote), int.from_bytes(rport, "big")),
-                    (ipaddress.ip_address(local), int.from_bytes(lport, "big")),
-                    int(protocol),
-                    value,
-                )
+        """Every connection whose time is not over."""
+        for family, key_struct in ((4, fw.FLOW4_KEY), (6, fw.FLOW6_KEY)):
+            with self._table(family) as table:
+                for slot in table.slots():
+                    remote, local, rport, lport, protocol = key_struct.unpack(slot.key)
+                    line = _flow(
+                        (ipaddress.ip_address(remote), int.from_bytes(rport, "big")),
+                        (ipaddress.ip_address(local), int.from_bytes(lport, "big")),
+                        int(protocol),
+                        slot.flow,
+                    )
+                    if line.expires >= 0:
+                        yield line
+
+    def _table(self, family: int) -> FlowTable:
+        name = f"flows{family}"
+        return FlowTable(self.maps[name], family, self.specs[name].max_entries)
+
+    def sizes(self) -> list[tuple[str, int, int]]:
+        """Name, entries that are there, entries that fit; of the tables of flows, flows."""
+        held, now = {}, ticks.now()
+        for family in (4, 6):
+            with self._table(family) as table:
+                held[f"flows{family}"] = table.live(now)
+        return [
+            (name, held[name], room * fw.WAYS) if name in held else (name, used, room)
+            for name, used, room in super().sizes()
+        ]
 
 
 def _runs(pieces: Mapping[bytes, bytes], half: int, direction: int) -> list[tuple[str, int, int, int]]:
@@ -153,7 +171,7 @@ def _lines(
 
 
 def _flow(remote: tuple[Address, int], local: tuple[Address, int], protocol: int, value: bytes) -> FlowLine:
-    packets, back, sent, received, _generation, identity, _row, expires, _class, way, cell, state = (
+    _generation, _class, cell, way, sent, received, packets, back, identity, _row, expires, state = (
         fw.FLOW.unpack(value)
     )
     flags = {fw.FLOW_REPLIED: "answered", fw.FLOW_CLOSING: "closing", fw.FLOW_FAILSAFE: "failsafe"}

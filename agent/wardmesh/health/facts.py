@@ -120,7 +120,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class MapFill:
-    """Entries of a map; lru: it pushes out what is old when it is full."""
+    """Entries of a map; lru: more than fit do no harm at once, something makes way."""
 
     name: str
     entries: int

@@ -198,12 +198,14 @@ METRICS: tuple[Metric, ...] = (
         "cilium_bpf_map_pressure",
         GAUGE,
         ("map_name",),
-        "Entries of a map as a share of those that fit. Maps that are always full are left out.",
+        "Entries of a map as a share of those that fit; tables of flows: of those that it is made for.",
         KERNEL,
     ),
     Metric("cilium_bpf_map_capacity", GAUGE, ("map_name",), "Entries that fit into a map.", KERNEL),
     Metric("wardmesh_conntrack_entries", GAUGE, ("family",), "Connections that are known.", KERNEL),
-    Metric("wardmesh_conntrack_capacity", GAUGE, ("family",), "Connections that can be known.", KERNEL),
+    Metric(
+        "wardmesh_conntrack_capacity", GAUGE, ("family",), "Connections for which the table is made.", KERNEL
+    ),
     # --- flows ---
     Metric(
         "hubble_flows_processed_total",
@@ -253,7 +255,10 @@ LEFT_OUT: tuple[tuple[str, str], ...] = (
         "cilium_endpoint_regenerations_total, cilium_endpoint_regeneration_time_stats_seconds",
         "the host is the only endpoint; cilium_policy_implementation_delay says how long a change takes",
     ),
-    ("cilium_datapath_conntrack_gc_*", "connections leave by LRU and by age; nobody collects them"),
+    (
+        "cilium_datapath_conntrack_gc_*",
+        "a connection's place is taken when its time is over; nobody collects",
+    ),
     ("cilium_bpf_map_ops_total", "maps change only with a policy or a fleet map"),
     (
         "cilium_controllers_*, cilium_event_ts, cilium_api_process_time_seconds",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import mmap
 import os
 import struct
 import subprocess
@@ -15,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.driver import Driver, parse_only
 from bench.report import REPO, Section, median
 
 sys.path.insert(0, str(REPO))
@@ -23,6 +23,7 @@ sys.path.insert(0, str(REPO))
 SIZES = ((10, 10), (1_000, 1_000), (100_000, 10_000))  # identities, rules
 PORTS = 1_000  # classes of ports: rules beyond share them among groups of peers
 MANY = 1 << 16
+FLOWS_MAX = 131_072
 OWN = {4: "10.0.0.1", 6: "fd00::1"}
 OBJECT = "WARDMESH_BENCH_OBJECT"  # a tc program for bpftool, measured beside ours
 
@@ -107,7 +108,7 @@ def loaded(size: Size) -> Iterator[object]:
     namespace = Namespace()
     try:
         with namespace.entered(), tempfile.TemporaryDirectory() as name, bpf_filesystem(Path(name)) as paths:
-            wall = Firewall(paths, 131_072, 4_096, 131_072, PYTHON)
+            wall = Firewall(paths, 131_072, 4_096, FLOWS_MAX, PYTHON)
             wall.ensure_loaded()
             wall.set_ports(51871)
             wall.set_policy(_tables(size))  # type: ignore[arg-type]
@@ -122,6 +123,7 @@ class Runs:
 
     def __init__(self, wall: object, size: Size) -> None:
         from tests.bpf import packets, stub
+        from tests.bpf.driver import DEST_PORT, SOURCE_PORT, Driver, parse_only
 
         from wardmesh.datapath import bpfsys
         from wardmesh.datapath import fw_contract as fw
@@ -131,13 +133,14 @@ class Runs:
         self.programs = {way: bpfsys.obj_get(folder / f"{way}_l2") for way in ("ingress", "egress")}
         self.empty = stub.load(self._map("state"))
         self.others = {"parse only": parse_only(), **_given()}
-        self.drivers = {4: Driver(4), 6: Driver(6)}
+        self.drivers = {family: Driver(SOURCE_PORT[family]) for family in (4, 6)}
+        self.answerers = {family: Driver(DEST_PORT[family]) for family in (4, 6)}
 
     def close(self) -> None:
         """Close everything that was opened here."""
         for fd in (*self.programs.values(), *self.others.values(), self.empty):
             os.close(fd)
-        for driver in self.drivers.values():
+        for driver in (*self.drivers.values(), *self.answerers.values()):
             driver.close()
 
     def _map(self, name: str) -> int:
@@ -158,37 +161,31 @@ class Runs:
 
         return float(self._bpf.prog_test_run(program, frame, context(), repeat).nanoseconds)
 
-    def answer(self, family: int, ports: range) -> None:
-        """Note flows of the friend as answered: what two packets each would have left."""
-        peer = ipaddress.ip_address(self._size.friend(family)).packed
-        own = ipaddress.ip_address(OWN[family]).packed
-        key = self._fw.FLOW4_KEY if family == 4 else self._fw.FLOW6_KEY
-        generation = self._wall.generation  # type: ignore[attr-defined]
-        state = self._fw.FLOW_REPLIED
-        value = self._fw.FLOW.pack(1, 1, 64, 64, generation, 70_000, 2, 0, 1, 1, self._fw.ALLOW, state)
-        probe = self.frame(family, "ingress", self._size.friend(family), 2, 3_999)
-        self.time(self.programs["ingress"], probe, 1)
-        held = next(
-            iter(self._bpf.map_items(self._map(f"fresh{family}"), key.size, self._fw.FLOW.size).values())
-        )
-        expires = self._fw.FLOW.unpack(held)[7]
-        value = self._fw.FLOW.pack(1, 1, 64, 64, generation, 70_000, 2, expires, 1, 1, self._fw.ALLOW, state)
-        entries = {
-            key.pack(peer, own, port.to_bytes(2, "big"), (2_001).to_bytes(2, "big"), 6): value
-            for port in ports
-        }
-        self._bpf.map_update_many(self._map(f"flows{family}"), entries)
+    def answer(self, family: int) -> None:
+        """A flow of the friend from each port, opened and answered."""
+        friend = self._size.friend(family)
+        opening = self.frame(family, "ingress", friend, 2)
+        self.time(self.drivers[family].point(self.programs["ingress"]), opening, MANY)
+        answer = self.frame(family, "egress", friend, 0x12)
+        self.time(self.answerers[family].point(self.programs["egress"]), answer, MANY)
 
     def forget(self) -> None:
-        """Drop the flows that were not answered."""
-        for name, key in (("fresh4", self._fw.FLOW4_KEY), ("fresh6", self._fw.FLOW6_KEY)):
-            fd = self._map(name)
-            self._bpf.map_delete_many(fd, self._bpf.map_items(fd, key.size, self._fw.FLOW.size))
+        """Empty the tables of flows."""
+        for name, size in (("flows4", self._fw.SET4_BYTES), ("flows6", self._fw.SET6_BYTES)):
+            with mmap.mmap(self._map(name), self._sets(name) * size) as table:
+                table[:] = bytes(len(table))
 
-    def held(self, name: str) -> int:
-        """How many flows a map holds."""
-        key = self._fw.FLOW4_KEY if name.endswith("4") else self._fw.FLOW6_KEY
-        return len(self._bpf.map_items(self._map(name), key.size, self._fw.FLOW.size))
+    def _sets(self, name: str) -> int:
+        return self._fw.flow_sets(FLOWS_MAX)[name == "flows6"]
+
+    def flows_of(self, peer: str) -> tuple[int, int]:
+        """Answered flows of an IPv4 peer, and those that were not."""
+        from wardmesh.datapath.flow_table import FlowTable
+
+        packed = ipaddress.ip_address(peer).packed
+        with FlowTable(self._map("flows4"), 4, self._sets("flows4")) as table:
+            found = [slot.answered for slot in table.slots() if slot.key[:4] == packed]
+        return sum(found), len(found) - sum(found)
 
 
 def _costs(runs: Runs, size: Size, repeat: int, passes: int) -> dict[str, float]:
@@ -198,12 +195,13 @@ def _costs(runs: Runs, size: Size, repeat: int, passes: int) -> dict[str, float]
     def note(case: str, value: float) -> None:
         samples.setdefault(case, []).append(value)
 
-    for family in (4, 6):
-        runs.answer(family, range(MANY))
     for _pass in range(passes):
         plain = runs.frame(4, "ingress", size.friend(4), 0x10)
         base = runs.time(runs.empty, plain, repeat)
         note("empty program", base)
+        runs.forget()
+        for family in (4, 6):
+            runs.answer(family)
         for name, program in runs.others.items():
             note(name, runs.time(program, plain, repeat))
         for family in (4, 6):
@@ -220,19 +218,16 @@ def _costs(runs: Runs, size: Size, repeat: int, passes: int) -> dict[str, float]
             note(f"established, 64k flows, IPv{family} ingress", many - bare + base)
             for way, program in runs.programs.items():
                 syn = runs.frame(family, way, size.newcomer(family), 2)
-                runs.forget()
                 new = runs.time(driver.point(program), syn, 16_000)
                 note(f"new, allowed, IPv{family} {way}", new - bare + base)
-        runs.forget()
-        for family in (4, 6):
-            runs.answer(family, range(MANY))
     return {case: median(found) for case, found in samples.items()}
 
 
 def _flood(runs: Runs, size: Size) -> list[tuple[str, str]]:
     """A million SYNs of one that may and of one that may not, past flows that were answered."""
-    runs.answer(4, range(1_000))
-    before = runs.held("flows4")
+    runs.forget()
+    runs.answer(4)
+    before = runs.flows_of(size.friend(4))[0]
     driver = runs.drivers[4]
     rows = []
     for name, peer in (("allowed", size.newcomer(4)), ("denied", size.foe(4))):
@@ -242,19 +237,10 @@ def _flood(runs: Runs, size: Size) -> list[tuple[str, str]]:
         rows.append(
             (f"1,000,000 SYNs from {name}: packets each second, one core", f"{1_000_000 / seconds:,.0f}")
         )
-        rows.append((f"answered flows left after it, of {before:,}", f"{runs.held('flows4'):,}"))
-    rows.append(("flows of the denied one", f"{_flows_of(runs, size.foe(4)):,}"))
+        left = runs.flows_of(size.friend(4))[0]
+        rows.append((f"answered flows left after it, of {before:,}", f"{left:,}"))
+    rows.append(("flows of the denied one", f"{sum(runs.flows_of(size.foe(4))):,}"))
     return rows
-
-
-def _flows_of(runs: Runs, peer: str) -> int:
-    packed = ipaddress.ip_address(peer).packed
-    count = 0
-    for name in ("flows4", "fresh4"):
-        size = runs._fw.FLOW4_KEY.size
-        items = runs._bpf.map_items(runs._map(name), size, runs._fw.FLOW.size)
-        count += sum(key[:4] == packed for key in items)
-    return count
 
 
 def run(say: Callable[[str], None], repeat: int = 500_000, passes: int = 5) -> Section:

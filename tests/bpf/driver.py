@@ -15,6 +15,7 @@ from wardmesh.datapath import bpfsys
 _PROG_LOAD, _SCHED_CLS, _ARRAY, _PROG_ARRAY = 5, 3, 2, 3
 _LOOKUP, _STORE_BYTES, _TAIL_CALL = 1, 9, 12  # helpers, uapi/linux/bpf.h
 SOURCE_PORT = {4: 14 + 20, 6: 14 + 40}
+DEST_PORT = {4: SOURCE_PORT[4] + 2, 6: SOURCE_PORT[6] + 2}
 
 
 def _ins(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
@@ -53,9 +54,9 @@ def parse_only() -> int:
 
 
 class Driver:
-    """Descriptors of the driver for one family; point() chooses what it calls."""
+    """Descriptors of the driver that writes at this offset; point() chooses what it calls."""
 
-    def __init__(self, family: int) -> None:
+    def __init__(self, offset: int) -> None:
         self._counter = bpfsys.map_create("bench_count", _ARRAY, 4, 8, 1, 0)
         self._targets = bpfsys.map_create("bench_target", _PROG_ARRAY, 4, 4, 1, 0)
         code = (
@@ -71,7 +72,7 @@ class Driver:
             + _ins(0x7B, 0, 1)
             + _ins(0x6B, 10, 1, -8)  # sixteen bits of it are the port
             + _ins(0xBF, 1, 6)
-            + _ins(0xB7, 2, imm=SOURCE_PORT[family])
+            + _ins(0xB7, 2, imm=offset)
             + _ins(0xBF, 3, 10)
             + _ins(0x07, 3, imm=-8)
             + _ins(0xB7, 4, imm=2)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of flows when it is small: who stays, who makes way, and what happens when nobody does."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.bpf.driver import SOURCE_PORT, Driver
+from tests.bpf.fw_harness import (
+    FRIEND4,
+    FRIEND6,
+    NOTHING,
+    OPEN,
+    POLICY,
+    SELF4,
+    SELF6,
+    STRANGER4,
+    STRANGER6,
+    FirewallBench,
+    Verdict,
+    cells,
+    loaded_firewall,
+    tables,
+)
+from tests.bpf.harness import context
+from tests.bpf.netns import Namespace
+from tests.bpf.packets import udp
+from tests.bpf.test_firewall import ACK, SYN, from_us, tcp, to_us
+
+from wardmesh.datapath import bpfsys
+from wardmesh.datapath import fw_contract as fw
+from wardmesh.datapath.contract import EGRESS, INGRESS
+from wardmesh.datapath.flow_table import FlowTable
+
+pytestmark = pytest.mark.netns
+
+FLOWS_MAX = 64
+ROOM = {4: 128, 6: 64}  # slots
+NO_ROOM = ("CT: Map insertion failed",)
+FRIENDS = {4: FRIEND4, 6: FRIEND6}
+STRANGERS = {4: STRANGER4, 6: STRANGER6}
+HALF_FULL = {4: FLOWS_MAX, 6: FLOWS_MAX // 2}
+
+
+@pytest.fixture(scope="module")
+def loaded(privileged: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirewallBench]:
+    """Programs with tables of 128 and 64 slots."""
+    namespace = Namespace()
+    try:
+        folder = tmp_path_factory.mktemp("small")
+        with namespace.entered(), loaded_firewall(folder, flows_max=FLOWS_MAX) as found:
+            yield found
+    finally:
+        namespace.close()
+
+
+@pytest.fixture
+def small(loaded: FirewallBench) -> FirewallBench:
+    """POLICY in force and no flow known."""
+    loaded.firewall.set_policy(POLICY)
+    loaded.forget_flows()
+    return loaded
+
+
+def opened(wall: FirewallBench, family: int, port: int) -> bool:
+    return wall.passes(INGRESS, to_us(FRIENDS[family], tcp(port, 80)))
+
+
+def answered(wall: FirewallBench, family: int, port: int) -> bool:
+    """Opened, and answered."""
+    reply = from_us(FRIENDS[family], tcp(80, port, SYN | ACK))
+    return opened(wall, family, port) and wall.passes(EGRESS, reply)
+
+
+def lives(wall: FirewallBench, family: int, port: int) -> bool:
+    """Does an answer still pass which only a known flow lets pass?"""
+    return wall.passes(EGRESS, from_us(FRIENDS[family], tcp(80, port, ACK)))
+
+
+@pytest.fixture
+def one_way(small: FirewallBench) -> FirewallBench:
+    """The friends may open to us, and we to nobody: what we send passes only as an answer."""
+    small.firewall.set_policy(
+        tables({peer: cells(OPEN, NOTHING) for peer in FRIENDS.values()}, cells(NOTHING, NOTHING))
+    )
+    return small
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_as_many_flows_as_promised_find_room(one_way: FirewallBench, family: int) -> None:
+    ports = range(1, HALF_FULL[family] + 1)
+    assert all(answered(one_way, family, port) for port in ports)
+    assert all(lives(one_way, family, port) for port in ports)
+    assert len(one_way.slots(family)) == len(ports)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_full_table_denies_and_displaces_nobody(one_way: FirewallBench, family: int) -> None:
+    held = [port for port in range(1, 4 * ROOM[family]) if answered(one_way, family, port)]
+    assert HALF_FULL[family] < len(held) <= ROOM[family]
+    refused = next(port for port in range(1, 4 * ROOM[family]) if port not in held)
+    frame = to_us(FRIENDS[family], tcp(refused, 80))
+    assert one_way.run(INGRESS, frame) == Verdict(False, NO_ROOM)
+    assert all(lives(one_way, family, port) for port in held)
+    assert not lives(one_way, family, refused)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_flood_displaces_no_answered_flow(one_way: FirewallBench, family: int) -> None:
+    kept = range(1, HALF_FULL[family] // 2)
+    assert all(answered(one_way, family, port) for port in kept)
+    assert all(opened(one_way, family, port) for port in range(1000, 1000 + 20 * ROOM[family]))
+    assert all(lives(one_way, family, port) for port in kept)
+    assert answered(one_way, family, 60_000) and lives(one_way, family, 60_000)
+    for port in range(1000, 1000 + 5 * ROOM[family]):
+        assert not one_way.passes(INGRESS, to_us(STRANGERS[family], tcp(port, 80)))
+    strangers = ipaddress.ip_address(STRANGERS[family]).packed
+    assert not any(slot.key.startswith(strangers) for slot in one_way.slots(family))
+
+
+def _age(wall: FirewallBench, family: int, *, flows: bool, holds: bool) -> None:
+    """Let the time of every flow be over, in its own entry, in the set's head, or in both."""
+    key, size, slot = (
+        (fw.FLOW4_KEY.size, fw.SET4_BYTES, fw.SLOT4_BYTES)
+        if family == 4
+        else (fw.FLOW6_KEY.size, fw.SET6_BYTES, fw.SLOT6_BYTES)
+    )
+    with wall.table(family) as table:
+        for start in range(0, len(table), size):
+            for way in range(fw.WAYS):
+                if holds:
+                    place = start + 8 * way + 4
+                    (until,) = struct.unpack_from("=I", table, place)
+                    struct.pack_into("=I", table, place, (until - 20_000) & 0xFFFFFFFF if until else 0)
+                if flows:
+                    place = start + fw.HEAD.size + way * slot + key + fw.FLOW.size - 8
+                    (expires,) = struct.unpack_from("=I", table, place)
+                    struct.pack_into("=I", table, place, (expires - 20_000) & 0xFFFFFFFF)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_flow_whose_time_is_over_makes_way(one_way: FirewallBench, family: int) -> None:
+    held = [port for port in range(1, 4 * ROOM[family]) if answered(one_way, family, port)]
+    _age(one_way, family, flows=True, holds=True)
+    assert not any(lives(one_way, family, port) for port in held)
+    fresh = range(2000, 2000 + HALF_FULL[family])
+    assert all(answered(one_way, family, port) for port in fresh)
+    assert all(lives(one_way, family, port) for port in fresh)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_flow_that_goes_on_keeps_its_slot(one_way: FirewallBench, family: int) -> None:
+    """The head's time is a lower bound; the flow's own counts."""
+    held = [port for port in range(1, 4 * ROOM[family]) if answered(one_way, family, port)]
+    _age(one_way, family, flows=False, holds=True)
+    refused = [port for port in range(1, 4 * ROOM[family]) if port not in held]
+    for port in refused:
+        assert not opened(one_way, family, port)
+    assert all(lives(one_way, family, port) for port in held)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_closed_connection_makes_way_soon(one_way: FirewallBench, family: int) -> None:
+    """FIN shortens the time in the head too, or a busy server would run out of room for hours."""
+    assert answered(one_way, family, 7)
+    assert one_way.passes(INGRESS, to_us(FRIENDS[family], tcp(7, 80, ACK | 1)))
+    with one_way.table(family) as table:
+        size = fw.SET4_BYTES if family == 4 else fw.SET6_BYTES
+        heads = [fw.HEAD.unpack(table[start : start + 64]) for start in range(0, len(table), size)]
+    until = next(hold >> 32 for head in heads for hold in head if hold)
+    (slot,) = one_way.slots(family)
+    expires = fw.FLOW.unpack(slot.flow)[10]
+    assert until == expires
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_was_noted_is_found_again(one_way: FirewallBench, family: int) -> None:
+    """Any order of openings, answers and floods: a port that was answered last is the one that lives."""
+    rng = random.Random(family)
+    known: set[int] = set()
+    for _step in range(600):
+        port = rng.randrange(1, 40)
+        if rng.random() < 0.5:
+            assert answered(one_way, family, port)
+            known.add(port)
+        else:
+            assert lives(one_way, family, port) is (port in known)
+
+
+@pytest.fixture
+def tiny(privileged: None, tmp_path: Path) -> Iterator[FirewallBench]:
+    """Programs with a table of sixteen slots."""
+    namespace = Namespace()
+    try:
+        with namespace.entered(), loaded_firewall(tmp_path, flows_max=8) as found:
+            yield found
+    finally:
+        namespace.close()
+
+
+def test_two_processors_never_mix_two_flows(tiny: FirewallBench) -> None:
+    """Both write into a table that is far too small; each slot must hold one flow, with its own verdict."""
+    peers = ("fd07::1", "fd07::2")  # an IPv6 slot is two lines of the cache, so that a mixture lasts
+    held = {peers[0]: cells(OPEN, OPEN), peers[1]: cells(OPEN, NOTHING)}
+    tiny.firewall.set_policy(tables(held, cells(NOTHING, NOTHING)))
+    rows = {str(net.network_address): found for net, found in tiny.firewall._peers().items()}
+    namespace = Namespace()
+
+    def flood(peer: str) -> None:
+        driver = Driver(SOURCE_PORT[6])
+        fd = driver.point(tiny.program(INGRESS))
+        with namespace.entered():
+            for _round in range(10):
+                bpfsys.prog_test_run(fd, to_us(peer, udp(1, 53)), context(0, 0), 100_000)
+        driver.close()
+
+    threads = [threading.Thread(target=flood, args=(peer,)) for peer in peers]
+    for thread in threads:
+        thread.start()
+    seen: set[str] = set()
+    with FlowTable(tiny.firewall._map("flows6"), 6, tiny.sets("flows6")) as table:
+        while any(thread.is_alive() for thread in threads):
+            for slot in table.slots():
+                remote, flow = str(ipaddress.ip_address(slot.key[:16])), fw.FLOW.unpack(slot.flow)
+                assert (flow[8], flow[9]) == rows[remote]
+                seen.add(remote)
+    namespace.close()
+    assert seen == set(peers)
+
+
+@pytest.mark.parametrize("peer", [FRIEND4, FRIEND6])
+def test_a_key_holds_who_and_what(one_way: FirewallBench, peer: str) -> None:
+    """The layout that the command line reads is the one that is written."""
+    family = 6 if ":" in peer else 4
+    assert answered(one_way, family, 4660)
+    (slot,) = one_way.slots(family)
+    fields = (fw.FLOW6_KEY if family == 6 else fw.FLOW4_KEY).unpack(slot.key)
+    own = SELF6 if family == 6 else SELF4
+    assert fields == (
+        ipaddress.ip_address(peer).packed,
+        ipaddress.ip_address(own).packed,
+        (4660).to_bytes(2, "big"),
+        (80).to_bytes(2, "big"),
+        6,
+    )
+    assert slot.answered
