@@ -360,7 +360,8 @@ def _iptables(name: str, *, legacy_only: bool) -> str | None:
     if legacy_only and not (tables.exists() and "filter" in tables.read_text(encoding="ascii").split()):
         return None
     path = search_path()
-    return shutil.which(f"{name}-legacy", path=path) or shutil.which(name, path=path)
+    legacy = shutil.which(f"{name}-legacy", path=path) if legacy_only else None
+    return legacy or shutil.which(name, path=path)
 
 
 def _problem(read: Callable[[], object]) -> str:

@@ -152,7 +152,8 @@ def reverse_path(reverse: Reverse, devices: tuple[Device, ...]) -> Judged:
         wrong.append(f"net.ipv4.conf.{INTERFACE}.rp_filter")
     for device in devices:
         strict = max(everywhere, reverse.rp_filter.get(device.name, 0)) == 1
-        if device.guarded and strict and not reverse.src_valid_mark.get(device.name, 0):
+        marked = reverse.src_valid_mark.get("all", 0) or reverse.src_valid_mark.get(device.name, 0)
+        if device.guarded and strict and not marked:
             wrong.append(f"net.ipv4.conf.{device.name}.src_valid_mark")
     if wrong:
         return Judged(

@@ -177,6 +177,7 @@ ROWS = [
         PROBLEM,
         "eth0.src_valid_mark",
     ),
+    ("reverse-path", {"reverse": Reverse({"all": 1, WG: 2}, {"all": 1})}, OK, "pass"),
     ("reverse-path", {"reverse": Reverse({"all": 2, "eth0": 1, WG: 0}, {"eth0": 0})}, OK, "pass"),
     ("programs", {"attached": (Attached("eth0", (True, False), BOTH),)}, PROBLEM, "guard on eth0 egress"),
     ("programs", {"attached": (Attached("eth0", BOTH, (False, True)),)}, PROBLEM, "firewall on eth0 ingress"),
