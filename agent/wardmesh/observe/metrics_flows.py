@@ -48,7 +48,7 @@ DROP_NAMES = {
 }
 # flow.LostEventSource, in lower case as upstream's metric has it.
 LOST_SOURCES = ("unknown", "perf_event_ring_buffer", "observer_events_queue", "hubble_ring_buffer")
-_TCP, _ICMP = 6, (1, 58)
+_TCP, _ICMP, _WITH_PORTS = 6, (1, 58), (6, 17, 132)
 _FLAGS = {1: "FIN", 2: "SYN", 4: "RST", 8: "PSH", 16: "ACK", 32: "URG", 64: "ECE", 128: "CWR", 256: "NS"}
 
 
@@ -221,5 +221,9 @@ def _point(kind: int, sub_type: int) -> str:
 def _opens(event: CountedEvent) -> bool:
     """Is it the beginning of a connection that passed? The event of its end carries what it moved."""
     return bool(
-        event.destination_port and event.verdict in _PASSED and not event.is_reply and event.traffic is None
+        event.protocol in _WITH_PORTS
+        and event.destination_port
+        and event.verdict in _PASSED
+        and not event.is_reply
+        and event.traffic is None
     )

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.unit.agent.observe.metrics_fakes import snapshot
 from tests.unit.roles.grafana_check import complaints
 
+from wardmesh.observe.metrics import Exposition
+from wardmesh.observe.metrics_flows import FlowCounters
 from wardmesh.observe.metrics_model import BY_NAME, HISTOGRAM, SUFFIXES
+from wardmesh.observe.metrics_samples import samples
 
 REPO = Path(__file__).resolve().parents[3]
 FILES = REPO / "roles/observability/files"
@@ -53,6 +57,15 @@ def promtool(*words):
     return subprocess.run(
         ["promtool", *words], capture_output=True, text=True, check=False, timeout=120, cwd=CASES.parent
     )
+
+
+def test_promtool_accepts_what_is_served():
+    flows = FlowCounters()
+    text = Exposition(lambda: samples(snapshot(300), flows.totals())).text().decode()
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_promtool_accepts_the_rules():

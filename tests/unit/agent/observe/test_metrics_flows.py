@@ -81,7 +81,11 @@ def test_a_busy_port_gets_its_own_series_and_rare_ones_are_other():
 
 def test_replies_ends_and_drops_are_no_new_connections():
     assert not counted(
-        Event(is_reply=True), Event(traffic=object()), Event(kind=1, verdict=2), Event(destination_port=0)
+        Event(is_reply=True),
+        Event(traffic=object()),
+        Event(kind=1, verdict=2),
+        Event(destination_port=0),
+        Event(protocol=1),
     ).ports
 
 
