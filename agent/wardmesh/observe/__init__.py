@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows, metrics and Hubble's API, in a process of their own: enforcement never waits for them."""
+"""What the network does: flows, Hubble's API, the relay. Runs in a process of its own (decision 0014)."""
