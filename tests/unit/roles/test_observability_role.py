@@ -105,6 +105,30 @@ def test_prometheus_takes_what_is_written_and_a_second_run_changes_nothing(contr
     assert "changed=0" in controller(PLAY, inventory)
 
 
+WHOLE = """
+- hosts: wardmesh
+  gather_facts: false
+  roles: [wardmesh.fleet.observability]
+"""
+
+
+def test_the_whole_role_says_beforehand_what_it_would_do(controller, tmp_path):
+    digests = {"agent": "a", "wardmesh-observer.service": "", "wardmesh-relay.service": ""}
+    inventory = hosts(
+        wardmesh_preflight_result={"digests": digests}, ansible_python_interpreter="/usr/bin/python3"
+    )
+    limits = {"prometheus": {"enabled": True}, "resources": {"limits": SMALL}}
+    inventory["wardmesh"]["hosts"]["h1"] = {"wardmesh_config": limits}
+    said = controller(WHOLE, inventory, "--check", "--diff")
+    assert "+CPUQuota=50%" in said
+    assert "+ExecStart=/usr/local/bin/wardmesh observer" in said
+    recap = {line.split()[0]: line.split() for line in said.splitlines() if "unreachable=0" in line}
+    assert "failed=0" in recap["h1"]
+    assert "changed=0" in recap["h2"]  # wants nothing and has nothing
+    assert not Path("/etc/systemd/system/wardmesh-observer.service").exists()
+    assert not (tmp_path / "monitoring").exists()
+
+
 LIMITS = {"cpu": "2", "memory": "2Gi"}
 SMALL = {"cpu": "500m", "memory": "512Mi"}
 # host, its configuration, the services that it is to run, lines of limits, port of the metrics
