@@ -58,7 +58,15 @@ install_packages() {
     done
     brings_kernel "${names[@]}" && die "installing ${names[*]} would install a kernel image; refused"
     apt_install "${names[@]}"
+    stop_prometheus "${names[@]}"
     say "installed ${#names[@]} packages"
+}
+
+# Only its promtool is wanted, and only where it was not there before: an operator's own server stays.
+stop_prometheus() {
+    case " $* " in
+        *" prometheus "*) [ ! -d /run/systemd/system ] || systemctl --quiet disable --now prometheus.service ;;
+    esac
 }
 
 apt_install() {

@@ -103,6 +103,8 @@ FILES = {
     "wardmesh.service": "/etc/systemd/system/wardmesh.service",
     "wardmesh-boot.service": "/etc/systemd/system/wardmesh-boot.service",
     "wardmesh-wireguard@.service": "/etc/systemd/system/wardmesh-wireguard@.service",
+    "wardmesh-observer.service": "/etc/systemd/system/wardmesh-observer.service",
+    "wardmesh-relay.service": "/etc/systemd/system/wardmesh-relay.service",
 }
 
 

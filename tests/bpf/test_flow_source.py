@@ -6,7 +6,6 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.bpf.fw_harness import FRIEND4, SELF4, FirewallBench

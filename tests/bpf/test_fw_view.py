@@ -9,7 +9,9 @@ from tests.bpf.packets import ethernet, ipv4, ipv6
 from tests.bpf.test_firewall import tcp
 
 from wardmesh.datapath import fw_contract as fw
+from wardmesh.datapath import ticks
 from wardmesh.datapath.contract import EGRESS, INGRESS
+from wardmesh.datapath.flow_table import FlowTable
 from wardmesh.datapath.fw_view import PinnedFirewall
 
 pytestmark = pytest.mark.netns
@@ -56,3 +58,30 @@ def test_sizes(wall: FirewallBench) -> None:
     with opened(wall) as maps:
         sizes = {name: (held, room) for name, held, room in maps.sizes()}
     assert sizes["flows4"] == (1, 131072) and sizes["flows6"] == (0, 65536)
+
+
+def test_counters_read_by_their_pins_are_the_programs(wall: FirewallBench) -> None:
+    assert wall.passes(INGRESS, ethernet(ipv4(FRIEND4, SELF4, tcp(4005, 80))))
+    assert not wall.passes(INGRESS, ethernet(ipv4(FOE4, SELF4, tcp(4006, 80))))
+    with opened(wall) as maps:
+        read = maps.counters(fw.REASONS)
+    assert read == wall.firewall.counters()
+    assert read["Allowed", "ingress"].packets > 0
+    assert sum(count.packets for (reason, _way), count in read.items() if "denied" in reason) > 0
+
+
+def test_flows_are_counted_as_they_are_listed(wall: FirewallBench) -> None:
+    for port in range(4100, 4150):
+        assert wall.passes(INGRESS, ethernet(ipv4(FRIEND4, SELF4, tcp(port, 80))))
+    assert wall.passes(EGRESS, ethernet(ipv4(SELF4, FRIEND4, tcp(80, 4100, 0x12))))
+    assert wall.passes(INGRESS, ethernet(ipv6(FRIEND6, SELF6, tcp(4000, 80))))
+    with opened(wall) as maps:
+        sizes = {name: held for name, held, _room in maps.sizes()}
+        listed = list(maps.flows())
+        per_second, shift = ticks.ticks_per_second()
+        later = ticks.now() + (70 * per_second >> shift)
+        with FlowTable(maps.maps["flows4"], 4, maps.specs["flows4"].max_entries) as table:
+            answered = table.live(later)  # in 70 s only the one that was answered
+    assert (sizes["flows4"], sizes["flows6"]) == (50, 1)
+    assert len(listed) == 51
+    assert answered == 1

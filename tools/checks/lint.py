@@ -13,6 +13,13 @@ from checks.results import PartResult
 from checks.running import LOGS, REPO, Progress, log_tail
 
 LIMIT_SECONDS = 300.0
+GENERATORS = (
+    "gen_config_reference",
+    "gen_cli_reference",
+    "gen_role_readmes",
+    "gen_metrics_reference",
+    "gen_dashboards",
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def all_checks() -> list[Check]:
         Check("ansible-lint", tool("ansible-lint", "--offline", "--profile=production") if playbooks else ()),
         Check("changelog", tool("antsibull-changelog", "lint") if playbooks else ()),
     ]
-    for generator in ("gen_config_reference", "gen_cli_reference", "gen_role_readmes"):
+    for generator in GENERATORS:
         script = f"tools/{generator}.py"
         checks.append(Check(generator, (python, script, "--check") if (REPO / script).exists() else ()))
     return checks

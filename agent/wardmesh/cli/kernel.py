@@ -26,16 +26,19 @@ def _sizes(config: Config) -> tuple[int, int, int]:
     return config.members_max, config.firewall.rows_max, config.firewall.flows_max
 
 
-def _firewall_folder(paths: Paths, config: Config) -> Path:
+def firewall_folder(paths: Paths, config: Config) -> Path:
+    """Where the firewall's maps are pinned; absent where it is off."""
     return Pins(paths.bpffs / "firewall").maps(fw_contract.contract_hash(*_sizes(config)))
 
 
-def _firewall(paths: Paths, config: Config) -> PinnedFirewall:
+def open_firewall(paths: Paths, config: Config) -> PinnedFirewall:
+    """The firewall's maps in the kernel; WardmeshError where there are none."""
     specs = fw_contract.map_specs(*_sizes(config))
-    return PinnedFirewall(_firewall_folder(paths, config), specs, config.firewall.rows_max)
+    return PinnedFirewall(firewall_folder(paths, config), specs, config.firewall.rows_max)
 
 
-def _guard(paths: Paths, config: Config) -> PinnedMaps:
+def open_guard(paths: Paths, config: Config) -> PinnedMaps:
+    """The guard's maps in the kernel; WardmeshError where there are none."""
     folder = Pins(paths.bpffs).maps(contract.contract_hash(config.members_max))
     return PinnedMaps(folder, contract.map_specs(config.members_max), "guard")
 
@@ -54,7 +57,7 @@ def ipcache_list(args: argparse.Namespace) -> int:
     fleet = installed_fleet(paths)
     members = fleet.members if fleet else ()
     tunnels = {str(net): str(member.endpoint) for member in members for net in member.networks()}
-    with _guard(paths, read_config(paths.config, needed=False)) as guard:
+    with open_guard(paths, read_config(paths.config, needed=False)) as guard:
         held = ipcache(guard)
     lines, rows = [], []
     for net, (identity, flags) in sorted(held.items(), key=lambda item: str(item[0])):
@@ -68,7 +71,7 @@ def ipcache_list(args: argparse.Namespace) -> int:
 def policy_list(args: argparse.Namespace) -> int:
     """What the firewall in the kernel says, how many new flows each line decided, and the rule behind it."""
     paths = paths_of(args)
-    with _firewall(paths, read_config(paths.config, needed=False)) as wall:
+    with open_firewall(paths, read_config(paths.config, needed=False)) as wall:
         rows = [asdict(line) for line in wall.policy()]
     fleet = installed_fleet(paths)
     names, rules = _names(fleet), RuleNames(paths, fleet)
@@ -100,7 +103,7 @@ def _peer(word: str, names: dict[int, str]) -> str:
 def ct_list(args: argparse.Namespace) -> int:
     """Connections."""
     paths = paths_of(args)
-    with _firewall(paths, read_config(paths.config, needed=False)) as wall:
+    with open_firewall(paths, read_config(paths.config, needed=False)) as wall:
         rows = [asdict(line) for line in wall.flows()]
     lines = []
     for row in rows:
@@ -118,10 +121,10 @@ def maps_list(args: argparse.Namespace) -> int:
     """Every map of wardmesh: entries that are there and that fit."""
     paths = paths_of(args)
     config = read_config(paths.config, needed=False)
-    with _guard(paths, config) as guard:
+    with open_guard(paths, config) as guard:
         found = [("guard", *row) for row in guard.sizes()]
-    if _firewall_folder(paths, config).is_dir():
-        with _firewall(paths, config) as wall:
+    if firewall_folder(paths, config).is_dir():
+        with open_firewall(paths, config) as wall:
             found += [("firewall", *row) for row in wall.sizes()]
     rows = [
         {"map": f"{part}/{name}", "entries": held, "maxEntries": room} for part, name, held, room in found

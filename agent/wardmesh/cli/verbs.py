@@ -55,6 +55,7 @@ def add_all(groups: Groups) -> None:
     observe_verbs.add_all(groups, policy, _add)
     _add_labels(groups)
     _add_kernel(_group(groups, "bpf", "what lies in the kernel"))
+    _add_health(groups)
     _add_host(groups)
 
 
@@ -192,6 +193,28 @@ def _add_kernel(groups: Groups) -> None:
         ("maps", "entries of every map, and how many fit"),
     ):
         _add(_group(groups, name, text), "list", f"kernel:{name}_list", text)
+
+
+def _add_health(groups: Groups) -> None:
+    metrics = _add(
+        _group(groups, "metrics", "metrics of this host"),
+        "list",
+        "metrics:listing",
+        "metrics of this host with their labels and values",
+    )
+    text = "check this host: WireGuard, ports, handshakes, MTU, clocks, maps, files; 1 with a problem"
+    _add(groups, "doctor", "doctor:doctor", text)
+    text = "one archive of this host's state without secrets, for whoever is to help"
+    dump = _add(groups, "sysdump", "sysdump:sysdump", text, json=False)
+    dump.add_argument(
+        "--output", dest="file", type=Path, metavar="FILE", help="the archive; else a name with host and time"
+    )
+    dump.add_argument(
+        "--json", dest="output", action="store_const", const="json", default="text", help="answer in JSON"
+    )
+    metrics.add_argument(
+        "-p", "--match-pattern", metavar="REGEX", help="only metrics whose name matches the expression"
+    )
 
 
 def _add_host(groups: Groups) -> None:

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from wardmesh.daemon.desired import Mesh
+from wardmesh.daemon.figures import Delays
 from wardmesh.daemon.firewall_tables import host_tables
 from wardmesh.daemon.inputs import Inputs
 from wardmesh.daemon.machine import FirewallLike, Machine
@@ -34,6 +37,7 @@ class Firewalling:
         self._attached: tuple[Device, ...] = ()
         self._off = False
         self.revision = 0
+        self.delays = Delays(time.monotonic)  # from the wish for another policy set to its last map entry
 
     def configure(self, config: Config) -> None:
         """Other sizes need other maps; everything else is written by the next pass."""
@@ -64,7 +68,8 @@ class Firewalling:
         key = (mesh, inputs.policies, inputs.config)
 
         def act() -> list[str]:
-            lines = self._write(wall, key, mesh, inputs)
+            with self.delays.measured() if self._written != key else nullcontext():
+                lines = self._write(wall, key, mesh, inputs)
             lines += wall.attach(devices)
             self._attached = devices
             return lines

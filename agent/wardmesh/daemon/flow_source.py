@@ -144,7 +144,8 @@ class KernelFlows:
         self._wall.close()
 
     def _kernel_lost(self) -> int:
-        return self._wall.counted("Event lost")
+        counters = self._wall.counters({fw.LOST: fw.REASONS[fw.LOST]})
+        return sum(counter.packets for counter in counters.values())
 
     def _refresh(self) -> None:
         """Take in another policy set, another fleet map, and maps that the agent made anew."""

@@ -15,6 +15,25 @@ LOG = logging.getLogger("wardmesh")
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
+class LevelCounter(logging.Filter):
+    """Counts the warnings and errors that pass a logger; a metric shows them. Lets everything through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = {"warning": 0, "error": 0}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Count one record."""
+        if record.levelno >= logging.ERROR:
+            self.counts["error"] += 1
+        elif record.levelno >= logging.WARNING:
+            self.counts["warning"] += 1
+        return True
+
+
+COUNTED = LevelCounter()
+
+
 class _Formatter(logging.Formatter):
     """One line per record; inside the journal a line begins with its priority (sd-daemon(3))."""
 
@@ -46,4 +65,5 @@ def setup_log(form: str, level: str) -> None:
     LOG.handlers[:] = [handler]
     LOG.setLevel(level.upper())
     LOG.propagate = False
+    LOG.addFilter(COUNTED)  # a filter that is there already is not added twice
     logging.getLogger("pyroute2").setLevel(logging.ERROR)

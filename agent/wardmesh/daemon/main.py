@@ -45,6 +45,10 @@ class Api:
         self._last = self._view.starting()
         self._trial = Trial(engine, worker.submit)
 
+    def started(self, seconds: float) -> None:
+        """The first pass is done, so many seconds after the start."""
+        self._view.bootstrap_seconds = round(seconds, 3)
+
     def routes(self) -> Routes:
         """By method and path."""
         return {
@@ -137,11 +141,13 @@ def run(paths: Paths) -> int:
         LOG.warning("%s: not active in this version", key)
     monitor = Monitor()
     worker = Worker(engine, monitor)
-    server = Server(paths.socket, Api(paths, engine, worker).routes())
+    api = Api(paths, engine, worker)
+    server = Server(paths.socket, api.routes())
     try:
         _catch_signals(engine, worker)
         engine.first_pass()
         state = engine.effective()
+        api.started(time.monotonic() - started)
         LOG.info("wireguard: ready after %.2f s, mode %s", time.monotonic() - started, state.mode)
         notifier.send("READY=1")
         worker.run()

@@ -12,6 +12,7 @@ from typing import Any
 from wardmesh import __version__
 from wardmesh.daemon.desired import Mesh
 from wardmesh.daemon.engine import Engine
+from wardmesh.daemon.figures import changed_at, log_counts
 from wardmesh.daemon.firewall_tables import engine_of
 from wardmesh.daemon.inputs import Inputs
 from wardmesh.model.errors import WardmeshError
@@ -66,6 +67,7 @@ class View:
         self._engine = engine
         self._agent = agent_digest()
         self._since = time.time()
+        self.bootstrap_seconds: float | None = None  # until the first pass is done
 
     def status(self) -> dict[str, Any]:
         """Everything that `wardmesh status -o json` prints."""
@@ -107,7 +109,19 @@ class View:
             "warnings": list(engine.guarding.warnings) if mesh else [],
             "since": round(self._since, 3),
             "time": round(time.time(), 3),
+            "figures": self._figures(),
             "digests": {**inputs.digests(), "agent": self._agent},
+        }
+
+    def _figures(self) -> dict[str, Any]:
+        """What the metrics need beyond the rest. Times in unix seconds, 0 where there is none."""
+        paths = self._engine.paths
+        return {
+            "bootstrapSeconds": self.bootstrap_seconds,
+            "policyDelay": self._engine.firewalling.delays.as_dict(),
+            "mapSince": changed_at(paths.fleet),
+            "keySince": changed_at(paths.key),
+            "log": log_counts(),
         }
 
     def _counters(self, problems: list[str]) -> dict[str, Any]:

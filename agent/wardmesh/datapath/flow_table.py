@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import mmap
+import struct
 import sys
 from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
 
 from wardmesh.datapath import fw_contract as fw
+
+_EXPIRES, _EXPIRES_AT = struct.Struct("=I"), struct.calcsize("=IHBBQQIIII")  # in an entry, fw.FLOW
+_PAST = 1 << 31  # set in a distance of 32 bits that is negative
 
 
 class Slot(NamedTuple):
@@ -64,6 +68,17 @@ class FlowTable:
             held_still = memory[holder : holder + 8] == hold.to_bytes(8, sys.byteorder)
             if held_still and memory[place : place + self._key] == key:
                 yield Slot(key, flow, bool(hold & fw.TAG_ANSWERED))
+
+    def live(self, now: int) -> int:
+        """How many flows have time left (now: in ticks); only those that seem to have none are read."""
+        count = 0
+        for start, way, hold in self._holds():
+            until = hold >> 32
+            if (until - now) & _PAST:  # the entry may know of a later end than who holds the slot
+                place = start + fw.HEAD.size + way * self._slot + self._key
+                until = _EXPIRES.unpack_from(self._memory, place + _EXPIRES_AT)[0]
+            count += not (until - now) & _PAST
+        return count
 
     def _holds(self) -> Iterator[tuple[int, int, int]]:
         """Where a set starts, a slot of it that is taken, and by whom."""

@@ -29,13 +29,14 @@ STATE_AUDIT, STATE_NETS4, STATE_NETS6, STATE_ENFORCE = 1, 2, 4, 8
 
 FLOW_CLOSING, FLOW_REPLIED, FLOW_FAILSAFE = 1, 2, 4
 
+LOST = 69  # the reason of an event that found the ring full
 # From 130 on the names are upstream's (Cilium pkg/monitor/api).
 REASONS = {
     0: "Forwarded",
     66: "Audited",
     67: "Failsafe",
     68: "Allowed",
-    69: "Event lost",
+    LOST: "Event lost",
     70: "Event withheld",
     133: "Policy denied",
     134: "Invalid packet",
@@ -58,6 +59,7 @@ FLOW4_KEY = struct.Struct("=4s4s2s2sB3x")  # remote, local, remote port, local p
 FLOW6_KEY = struct.Struct("=16s16s2s2sB3x")
 # generation, class, cell, direction; bytes ×2, packets ×2, identity, row, expires, state
 FLOW = struct.Struct("=IHBBQQIIIIIB3x")
+FLOW_TABLES = ("flows4", "flows6")
 WAYS = 8
 TAG_ANSWERED = TAG_BUSY = 1
 HEAD = struct.Struct(f"={WAYS}Q")  # holds: a tag, and in the upper half until

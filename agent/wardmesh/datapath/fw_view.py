@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wardmesh.datapath import bpfsys
+from wardmesh.datapath import bpfsys, ticks
 from wardmesh.datapath import fw_contract as fw
-from wardmesh.datapath.contract import DIRECTIONS, METRIC, ROW, MapSpec, Network, metric_row
+from wardmesh.datapath.contract import DIRECTIONS, ROW, MapSpec, Network
 from wardmesh.datapath.flow_table import FlowTable
-from wardmesh.datapath.guard import possible_cpus
 from wardmesh.datapath.pinned import PinnedMaps
 from wardmesh.datapath.ticks import seconds_until
 from wardmesh.model.fleetmap import Address
@@ -109,24 +108,16 @@ class PinnedFirewall(PinnedMaps):
                     if line.expires >= 0:
                         yield line
 
-    def counted(self, reason: str) -> int:
-        """Packets that were counted for a reason (fw_contract.REASONS), in both directions."""
-        number = next(number for number, name in fw.REASONS.items() if name == reason)
-        size, total = METRIC.size * possible_cpus(), 0
-        for direction in DIRECTIONS:
-            raw = bpfsys.map_lookup(self.maps["metrics"], metric_row(number, direction), size) or b""
-            total += sum(row[0] for row in METRIC.iter_unpack(raw))
-        return total
-
     def _table(self, family: int) -> FlowTable:
         name = f"flows{family}"
-        return FlowTable(self.maps[name], family, self._specs[name].max_entries)
+        return FlowTable(self.maps[name], family, self.specs[name].max_entries)
 
     def sizes(self) -> list[tuple[str, int, int]]:
         """Name, entries that are there, entries that fit; of the tables of flows, flows."""
-        lines = list(self.flows())
-        held = {"flows6": sum(line.local.startswith("[") for line in lines)}
-        held["flows4"] = len(lines) - held["flows6"]
+        held, now = {}, ticks.now()
+        for family in (4, 6):
+            with self._table(family) as table:
+                held[f"flows{family}"] = table.live(now)
         return [
             (name, held[name], room * fw.WAYS) if name in held else (name, used, room)
             for name, used, room in super().sizes()

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from wardmesh.datapath import bpfsys
-from wardmesh.datapath.contract import ARRAYS, MapSpec
+from wardmesh.datapath.contract import ARRAYS, DIRECTIONS, METRIC, MapSpec, metric_row
+from wardmesh.datapath.guard import Counter, possible_cpus
 from wardmesh.datapath.pins import close_all, open_pins
 from wardmesh.model.errors import WardmeshError
 
@@ -19,8 +20,8 @@ class PinnedMaps:
     """Every map of a folder of pins; use as a context manager. what: whose they are, for the error."""
 
     def __init__(self, folder: Path, specs: Iterable[MapSpec], what: str) -> None:
-        self._specs = {spec.name: spec for spec in specs}
-        maps = open_pins(folder, self._specs)
+        self.specs = {spec.name: spec for spec in specs}
+        maps = open_pins(folder, self.specs)
         if maps is None:
             raise WardmeshError(
                 f"the {what} is not in the kernel",
@@ -41,13 +42,24 @@ class PinnedMaps:
 
     def items(self, name: str) -> dict[bytes, bytes]:
         """All entries of a map."""
-        spec = self._specs[name]
+        spec = self.specs[name]
         return bpfsys.map_items(self.maps[name], spec.key_size, spec.value_size)
 
     def sizes(self) -> list[tuple[str, int, int]]:
         """Name, entries that are there, entries that fit; arrays are always full, and rings have no entries."""
         return [
             (name, spec.max_entries if spec.kind in ARRAYS else len(self.items(name)), spec.max_entries)
-            for name, spec in self._specs.items()
+            for name, spec in self.specs.items()
             if spec.key_size
         ]
+
+    def counters(self, reasons: Mapping[int, str]) -> dict[tuple[str, str], Counter]:
+        """Packets and bytes by (reason, "ingress" or "egress"), summed over all CPUs."""
+        size = METRIC.size * possible_cpus()
+        found = {}
+        for reason, name in reasons.items():
+            for direction, label in DIRECTIONS.items():
+                raw = bpfsys.map_lookup(self.maps["metrics"], metric_row(reason, direction), size) or b""
+                rows = list(METRIC.iter_unpack(raw))
+                found[name, label] = Counter(sum(row[0] for row in rows), sum(row[1] for row in rows))
+        return found

@@ -16,9 +16,15 @@ def ticks_per_second() -> tuple[int, int]:
     return per_second, round(math.log2(per_second))
 
 
+def now() -> int:
+    """The time in ticks; whoever compares takes the distance modulo 2^32."""
+    per_second, shift = ticks_per_second()
+    jiffies = int(time.clock_gettime(time.CLOCK_MONOTONIC) * per_second) + (1 << 32) - _EARLY * per_second
+    return jiffies >> shift
+
+
 def seconds_until(expires: int) -> int:
     """Seconds to a time in ticks, of which 32 bits are kept: so the distance is taken modulo 2^32."""
     per_second, shift = ticks_per_second()
-    jiffies = int(time.clock_gettime(time.CLOCK_MONOTONIC) * per_second) + (1 << 32) - _EARLY * per_second
-    distance = (expires - (jiffies >> shift) + (1 << 31)) % (1 << 32) - (1 << 31)
+    distance = (expires - now() + (1 << 31)) % (1 << 32) - (1 << 31)
     return int(distance * (1 << shift) / per_second)

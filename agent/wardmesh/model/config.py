@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Union
 
 import yaml
 
@@ -16,6 +17,8 @@ from wardmesh.model.errors import WardmeshError
 from wardmesh.model.schema import BY_PATH, KEYS, PREFIXES, Key
 from wardmesh.model.strict_yaml import strict_mapping
 
+_Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+_Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPV6": 58}
 _DURATION = re.compile(r"^(\d+(ms|s|m|h))+$")
 _SIZE_LIMIT = 1 << 20
@@ -64,12 +67,27 @@ class HostFirewall:
 
 
 @dataclass(frozen=True)
+class MetricsConfig:
+    """Where metrics are served, and to whom beside this host and the members.
+
+    addresses: empty means this member's own; admit: further networks; peers_max: peers with own series.
+    """
+
+    enabled: bool = False
+    port: int = 9962
+    addresses: tuple[_Address, ...] = ()
+    admit: tuple[_Network, ...] = ()
+    peers_max: int = 1000
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration, checked. inactive: given keys that this version does not act on."""
 
     cluster: Cluster = Cluster()
     encryption: Encryption = Encryption()
     firewall: HostFirewall = HostFirewall()
+    metrics: MetricsConfig = MetricsConfig()
     devices: tuple[str, ...] = ()
     mtu: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -230,6 +248,37 @@ def _failsafe(values: Mapping[str, Any], path: str) -> list[PortException]:
     return _exceptions(given) if given and isinstance(given[0], dict) else list(given)
 
 
+def _metrics(values: Mapping[str, Any], problems: list[str]) -> MetricsConfig:
+    """Addresses and networks as such; what is none is a problem."""
+    addresses, networks = [], []
+    for text in values["prometheus.listenAddresses"]:
+        try:
+            addresses.append(ipaddress.ip_address(text))
+        except ValueError:
+            problems.append(f"prometheus.listenAddresses: {text!r} is no IP address")
+    for text in values["prometheus.admit"]:
+        try:
+            networks.append(ipaddress.ip_network(text))
+        except ValueError as error:
+            problems.append(f"prometheus.admit: {text!r} is no network ({error})")
+    return MetricsConfig(
+        values["prometheus.enabled"],
+        values["prometheus.port"],
+        tuple(addresses),
+        tuple(networks),
+        values["prometheus.peersMax"],
+    )
+
+
+def _invalid(source: str, problems: list[str]) -> WardmeshError:
+    return WardmeshError(
+        "invalid configuration",
+        where=source,
+        why="; ".join(problems),
+        remedy="correct these keys; nothing was changed",
+    )
+
+
 def parse_config(text: str, source: str) -> Config:
     """Parse and check; raises one WardmeshError whose `why` has a line per problem."""
     document = load_yaml(text, source)
@@ -242,13 +291,9 @@ def parse_config(text: str, source: str) -> Config:
             values[path] = _check(BY_PATH[path], value)
         except ValueError as error:
             problems.append(f"{path}: {error}")
+    metrics = _metrics(values, problems)
     if problems:
-        raise WardmeshError(
-            "invalid configuration",
-            where=source,
-            why="; ".join(problems),
-            remedy="correct these keys; nothing was changed",
-        )
+        raise _invalid(source, problems)
     inactive = {
         path for path in given if not BY_PATH[path].active and values[path] not in (None, False, [], {})
     }
@@ -273,6 +318,7 @@ def parse_config(text: str, source: str) -> Config:
             tuple(_failsafe(values, "hostFirewall.failsafeIngress")),
             tuple(_failsafe(values, "hostFirewall.failsafeEgress")),
         ),
+        metrics=metrics,
         devices=tuple(values["devices"]),
         mtu=values["mtu"],
         labels=values["labels"],
