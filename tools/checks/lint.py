@@ -81,7 +81,7 @@ def all_checks() -> list[Check]:
         Check("ansible-lint", tool("ansible-lint", "--offline", "--profile=production") if playbooks else ()),
         Check("changelog", tool("antsibull-changelog", "lint") if playbooks else ()),
     ]
-    for generator in ("gen_config_reference", "gen_cli_reference", "gen_role_readmes"):
+    for generator in ("gen_config_reference", "gen_cli_reference", "gen_role_readmes", "gen_descriptors"):
         script = f"tools/{generator}.py"
         checks.append(Check(generator, (python, script, "--check") if (REPO / script).exists() else ()))
     return checks

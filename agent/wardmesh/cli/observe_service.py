@@ -19,7 +19,7 @@ from wardmesh.model.fleetmap import FleetMap
 from wardmesh.observe.flow import FlowSource
 from wardmesh.observe.replay import Replay
 from wardmesh.observe.service import Observer, read_config
-from wardmesh.observe.settings import read_settings
+from wardmesh.observe.settings import Settings, read_settings
 from wardmesh.wireguard.keys import load_or_create
 
 LOG = logging.getLogger("wardmesh")
@@ -40,7 +40,11 @@ def observer(args: argparse.Namespace) -> int:
     notifier = Notifier()
     paths = paths_of(args)
     try:
-        _log(paths)
+        settings = _log(paths)
+        if not settings.enabled and not args.replay:
+            raise WardmeshError(
+                "observing is turned off", where=f"{paths.config}: hubble.enabled", remedy="set it to true"
+            )
         source = Replay(args.replay) if args.replay else open_source(paths)
         running = Observer(paths, source, own_name(paths))
     except WardmeshError as error:
@@ -71,10 +75,10 @@ def relay(args: argparse.Namespace) -> int:
         return EX_CONFIG
 
 
-def _log(paths: Paths) -> None:
+def _log(paths: Paths) -> Settings:
     config = read_config(paths)
     setup_log(config.log_format, config.log_level)
-    read_settings(config)
+    return read_settings(config)
 
 
 def _catch(stop: Callable[[], None]) -> None:

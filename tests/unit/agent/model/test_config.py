@@ -47,7 +47,7 @@ def test_defaults_and_values() -> None:
     )
     assert (config.cluster.name, config.cluster.id, config.log_level) == ("a", 3, "warning")
     assert config.encryption.exceptions == (PortException(6, 22),)
-    assert config.inactive == ("hubble.enabled", "prometheus.port")
+    assert config.inactive == ("prometheus.port",)
 
 
 def test_ipsec_is_named_as_inactive_and_never_means_plain() -> None:

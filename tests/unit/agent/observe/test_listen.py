@@ -101,7 +101,12 @@ hubble:
     fileMaxSizeMb: 1
     fileMaxBackups: 2
     fileCompress: true
-    static: {enabled: true, filePath: /f, fieldMask: [time], allowList: ['{}'], denyList: ['{"reply":[true]}']}
+    static:
+      enabled: true
+      filePath: /f
+      fieldMask: [time]
+      allowList: ['{}']
+      denyList: ['{"reply":[true]}']
 """
     )
     assert made.listen == HostPort("fd00::11", 9) and made.api_port == 9 and made.capacity == 8191
