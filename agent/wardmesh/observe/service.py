@@ -52,11 +52,13 @@ class Observer:
         self.roster = Roster(peers_of(self.namer.names.fleet, self.settings.api_port))
         self._gate = Gate((), certified=False)
         self._plan = Plan()
+        self._certificates: tuple[int, ...] = ()
         self._server: RpcServer | None = None
         self._service = ObserverService(
             self.ring, lambda: self.namer.names, self.roster, tls=self.settings.tls is not None
         )
         self._exporter: Exporter | None = None
+        self._told: WardmeshError | None = None
         self._lost = 0
         self._seen: tuple[int, ...] = self._stamps()
         self._looked = time.monotonic()
@@ -85,6 +87,7 @@ class Observer:
             self.ring.add(entries)
         if time.monotonic() - self._looked >= _LOOK:
             self._looked = time.monotonic()
+            self._tell_of_export()
             self.look()
 
     def _entries(self, events: Sequence[FlowEvent]) -> list[Entry]:
@@ -127,11 +130,24 @@ class Observer:
         self.namer.names = self._load_names()
         self.roster.replace(peers_of(self.namer.names.fleet, self.settings.api_port))
         self._listen()
-        if self._exporter is not None and self._exporter.error is not None:
-            LOG.error("%s", self._exporter.error)
+
+    def _tell_of_export(self) -> None:
+        """One line when the disk fails, and one when it works again."""
+        error = self._exporter.error if self._exporter is not None else None
+        if str(error) == str(self._told):
+            return
+        self._told = error
+        if error is not None:
+            LOG.error("%s", error)
+        elif self._exporter is not None:
+            LOG.info("hubble: flows are written again, %d were not", self._exporter.failed)
 
     def _stamps(self) -> tuple[int, ...]:
-        return tuple(_stamp(path) for path in (self._paths.fleet, self._paths.mode))
+        return tuple(_stamp(path) for path in (self._paths.fleet, self._paths.mode, *self._tls_files()))
+
+    def _tls_files(self) -> tuple[Path, ...]:
+        tls = self.settings.tls
+        return tuple(path for path in (tls.cert, tls.key, tls.client_ca) if path) if tls else ()
 
     def _load_names(self) -> Names:
         fleet = read_fleet(self._paths)
@@ -144,13 +160,14 @@ class Observer:
         own = member.addresses if member else ()
         wanted = plan(self.settings.listen, tls, own, sealed=is_sealed(self._paths))
         self._gate = Gate(names.addresses(), certified=tls is not None and tls.client_ca is not None)
-        if self._server is not None and wanted == self._plan:
+        certificates = tuple(map(_stamp, self._tls_files()))
+        if self._server is not None and (wanted, certificates) == (self._plan, self._certificates):
             return
         for warning in wanted.warnings:
             LOG.warning("%s", warning)
         if self._server is not None:
             self._server.close()
-        self._plan = wanted
+        self._plan, self._certificates = wanted, certificates
         self._server = RpcServer(
             self._service.handlers(lambda: self._gate), self._paths.hubble, wanted.bindings, tls
         )

@@ -114,7 +114,8 @@ LINES: list[tuple[str, FlowEvent, str]] = [
         ),
         (
             f"web1:40056 (ID:{WEB}) -> db1:5432 (ID:{DB}) to-endpoint FORWARDED "
-            "(TCP Flags: SYN, ACK, FIN, PSH; 10 packets 1000 bytes, back 12 packets 24000 bytes, 1.500 s, rtt 0.400 ms)"
+            "(TCP Flags: SYN, ACK, FIN, PSH; 10 packets 1000 bytes, "
+            "back 12 packets 24000 bytes, 1.500 s, rtt 0.400 ms)"
         ),
     ),
     (

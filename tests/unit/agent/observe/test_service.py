@@ -8,6 +8,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -220,3 +221,39 @@ def test_without_the_kernels_maps_the_observer_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 78
     assert "the kernel tells nothing of flows" in done.stderr
+
+
+def test_observing_that_is_off_says_so(tmp_path: Path) -> None:
+    host(tmp_path, "hubble: {enabled: false}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "wardmesh", "--root", str(tmp_path), "observer"],
+        env={**os.environ, "PYTHONPATH": str(REPO / "agent")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 78 and "hubble.enabled" in done.stderr
+
+
+def test_the_relays_process_serves_and_stops_by_a_signal(tmp_path: Path) -> None:
+    paths = host(tmp_path)
+    paths.fleet.write_bytes(fleet_bytes({}))  # nobody is asked: tests send nothing beyond loopback
+    with socket.socket() as link:
+        link.bind(("127.0.0.1", 0))
+        port = link.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wardmesh", "--root", str(tmp_path), "relay", "--listen", f"127.0.0.1:{port}"],
+        env={**os.environ, "PYTHONPATH": str(REPO / "agent")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            grpc.channel_ready_future(channel).result(20)
+            status = Client(channel).ServerStatus(message("observer.ServerStatusRequest")())
+            assert status.num_unavailable_nodes.value == 0 and status.uptime_ns > 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, process.communicate()[1]
+    finally:
+        process.kill()
+        process.communicate()
