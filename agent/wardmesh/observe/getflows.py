@@ -14,8 +14,9 @@ from typing import Any
 
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.convert import FieldMask, flow_message, lost_message, set_time, time_of
-from wardmesh.observe.filters import Test, compile_filters
+from wardmesh.observe.filters import compile_filters
 from wardmesh.observe.flow import Flow, Lost
+from wardmesh.observe.matchers import Test
 from wardmesh.observe.proto import message
 from wardmesh.observe.ring import Entry, Ring
 
