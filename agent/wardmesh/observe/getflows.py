@@ -85,8 +85,10 @@ class Encoder:
             made.node_name = self._node_name()
             set_time(made.time, entry.last_ns or time.time_ns())
             return made
-        flow = flow_message(entry)
-        made.flow.CopyFrom(mask.apply(flow) if mask else flow)
+        if mask is None:
+            flow_message(entry, made.flow)
+        else:
+            made.flow.CopyFrom(mask.apply(flow_message(entry)))
         made.node_name = entry.node_name
         set_time(made.time, entry.event.time_ns)
         return made

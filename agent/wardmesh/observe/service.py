@@ -57,16 +57,19 @@ class Observer:
         self._service = ObserverService(
             self.ring, lambda: self.namer.names, self.roster, tls=self.settings.tls is not None
         )
-        self._exporter: Exporter | None = None
+        self._exporter = self._make_exporter()
         self._told: WardmeshError | None = None
         self._lost = 0
         self._seen: tuple[int, ...] = self._stamps()
         self._looked = time.monotonic()
         self._stop = threading.Event()
         self._listen()
-        if self.settings.export is not None:
-            self._exporter = Exporter(self.ring, self.settings.export, lambda: self.namer.names.node_name)
+        if self._exporter is not None:
             self._exporter.start()
+
+    def _make_exporter(self) -> Exporter | None:
+        export = self.settings.export
+        return Exporter(self.ring, export, lambda: self.namer.names.node_name) if export else None
 
     # --- running ---
 
@@ -125,6 +128,8 @@ class Observer:
         """Take in a new fleet map, and listen where strict mode now allows it. Old streams go on."""
         stamps = self._stamps()
         if stamps == self._seen:
+            if self._server is None:  # the last try to listen anew has failed
+                self._listen()
             return
         self._seen = stamps
         self.namer.names = self._load_names()
@@ -165,8 +170,9 @@ class Observer:
             return
         for warning in wanted.warnings:
             LOG.warning("%s", warning)
-        if self._server is not None:
-            self._server.close()
+        old, self._server = self._server, None
+        if old is not None:
+            old.close()
         self._plan, self._certificates = wanted, certificates
         self._server = RpcServer(
             self._service.handlers(lambda: self._gate), self._paths.hubble, wanted.bindings, tls

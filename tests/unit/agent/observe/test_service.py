@@ -257,3 +257,19 @@ def test_the_relays_process_serves_and_stops_by_a_signal(tmp_path: Path) -> None
     finally:
         process.kill()
         process.communicate()
+
+
+def test_flows_are_written_to_a_file_where_that_is_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "out" / "flows.log"
+    config = f"hubble: {{enabled: true, export: {{static: {{enabled: true, filePath: {file}}}}}}}\n"
+    with running(host(tmp_path, config)) as (_observer, source, _client):
+        source.events.put(event(1))
+        assert eventually(lambda: file.exists() and "\n" in file.read_text())
+    assert json.loads(file.read_text())["flow"]["source"]["pod_name"] == "web1"
+
+
+def test_a_wrong_filter_of_the_file_stops_the_start_before_anything_listens(tmp_path: Path) -> None:
+    paths = host(tmp_path, "hubble: {export: {static: {enabled: true, allowList: ['{']}}}\n")
+    with pytest.raises(WardmeshError):
+        Observer(paths, Source(), lambda _fleet: "")
+    assert not paths.hubble.exists()
