@@ -21,6 +21,7 @@ _LEVEL = 9
 _MAIN = b"import sys\n\nfrom wardmesh.cli.main import main\n\nsys.exit(main())\n"
 _PARTS = (
     ("agent/wardmesh", "wardmesh", "*.py"),
+    ("agent/wardmesh", "wardmesh", "*.pb"),
     ("bpf", "wardmesh/bpf", "*.[ch]"),
     ("agent/systemd", "wardmesh/systemd", "*.service"),
 )

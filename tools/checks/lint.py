@@ -19,6 +19,7 @@ GENERATORS = (
     "gen_role_readmes",
     "gen_metrics_reference",
     "gen_dashboards",
+    "gen_descriptors",
 )
 
 

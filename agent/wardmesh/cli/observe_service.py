@@ -7,32 +7,39 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from wardmesh.cli.local import EX_CONFIG
+from wardmesh.cli.metrics import serve
 from wardmesh.cli.output import paths_of
 from wardmesh.daemon.flow_source import KernelFlows
+from wardmesh.daemon.inputs import own_public_key
 from wardmesh.daemon.log import setup_log
 from wardmesh.daemon.notify import Notifier
 from wardmesh.host.paths import Paths
+from wardmesh.model.config import Config
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap
+from wardmesh.observe.flow import FlowEvent, LostSource
+from wardmesh.observe.metrics_flows import FlowCounters
 from wardmesh.observe.replay import Replay
 from wardmesh.observe.service import Observer, read_config
 from wardmesh.observe.settings import read_settings
-from wardmesh.wireguard.keys import load_or_create
 
 LOG = logging.getLogger("wardmesh")
 
 
 def observer(args: argparse.Namespace) -> int:
-    """Serve this host's flows until SIGTERM."""
+    """Serve this host's flows and metrics until SIGTERM."""
     notifier = Notifier()
     paths = paths_of(args)
+    flows = FlowCounters()
     try:
-        _log(paths)
-        source = Replay(args.replay) if args.replay else KernelFlows(paths, own_name(paths))
-        running = Observer(paths, source, own_name(paths))
+        config = _log(paths)
+        running = _observer(paths, config, args.replay, flows)
+        metrics = serve(paths, flows)
     except WardmeshError as error:
         print(f"wardmesh: {error}", file=sys.stderr)
         return EX_CONFIG
@@ -43,8 +50,51 @@ def observer(args: argparse.Namespace) -> int:
         running.run()
         notifier.send("STOPPING=1")
     finally:
+        if metrics is not None:
+            metrics.close()
         running.close()
     return 0
+
+
+class _Idle:
+    """Stands for the observer where only metrics are wanted."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Until stop is called."""
+        while not self._stop.wait(1.0):
+            pass
+
+    def stop(self) -> None:
+        """run returns."""
+        self._stop.set()
+
+    def forget(self) -> None:
+        """Metrics read the files of /etc whenever they are asked."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _observer(paths: Paths, config: Config, replay: Path | None, flows: FlowCounters) -> Observer | _Idle:
+    if not read_settings(config).enabled and not replay:
+        if config.metrics.enabled:
+            return _Idle()
+        raise WardmeshError(
+            "observing is turned off",
+            where=f"{paths.config}: hubble.enabled, prometheus.enabled",
+            remedy="set one of them to true",
+        )
+
+    def told(events: Sequence[FlowEvent], lost: int) -> None:
+        flows.count_all(events)
+        if lost:
+            flows.lose(LostSource.KERNEL, lost)
+
+    source = Replay(replay) if replay else KernelFlows(paths, own_name(paths))
+    return Observer(paths, source, own_name(paths), told)
 
 
 def relay(args: argparse.Namespace) -> int:
@@ -61,10 +111,10 @@ def relay(args: argparse.Namespace) -> int:
         return EX_CONFIG
 
 
-def _log(paths: Paths) -> None:
+def _log(paths: Paths) -> Config:
     config = read_config(paths)
     setup_log(config.log_format, config.log_level)
-    read_settings(config)
+    return config
 
 
 def _catch(stop: Callable[[], None]) -> None:
@@ -76,8 +126,7 @@ def own_name(paths: Paths) -> Callable[[FleetMap], str]:
     """Which member of a map this host is: the one with its public key."""
 
     def find(fleet: FleetMap) -> str:
-        known = load_or_create(paths, dry_run=True)
-        member = fleet.by_key(known.public_key) if known.public_key else None
+        member = fleet.by_key(own_public_key(paths))
         return member.name if member else ""
 
     return find

@@ -53,6 +53,7 @@ _ICMP_NAMES = {
 _PORT_PROTOCOLS = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP"}
 _ICMP_PROTOCOLS = {ICMP: "ICMPv4", ICMP6: "ICMPv6"}
 # Protocols that have a message of their own in Layer4 and no ports.
+_FLAG_BITS = tuple((str(flag.name), flag.value) for flag in TcpFlag)
 _OTHERS = {112: "VRRP", 2: "IGMP"}
 
 
@@ -85,30 +86,32 @@ def _carried(traffic: Traffic) -> str:
 # --- Flow to message ---
 
 
-def flow_message(flow: Flow) -> Any:
-    """The flow.Flow of a flow."""
+def flow_message(flow: Flow, into: Any = None) -> Any:
+    """The flow.Flow of a flow; into: an empty one to write it into."""
     event = flow.event
-    made = message("flow.Flow")()
+    made = message("flow.Flow")() if into is None else into
     set_time(made.time, event.time_ns)
     made.uuid = flow.uuid
     made.emitter.name = "wardmesh"
     made.emitter.version = __version__
-    made.verdict = event.verdict.value
+    made.verdict = event.verdict
     made.IP.source = str(event.source)
     made.IP.destination = str(event.destination)
     made.IP.ipVersion = 1 if event.source.version == 4 else 2
     made.IP.encrypted = event.encrypted
     _write_l4(made.l4, event)
-    _write_party(made.source, flow.source)
-    _write_party(made.destination, flow.destination)
-    made.source_names.extend(flow.source.domain_names)
-    made.destination_names.extend(flow.destination.domain_names)
+    made.source.CopyFrom(_endpoint(flow.source))
+    made.destination.CopyFrom(_endpoint(flow.destination))
+    if flow.source.domain_names:
+        made.source_names.extend(flow.source.domain_names)
+    if flow.destination.domain_names:
+        made.destination_names.extend(flow.destination.domain_names)
     made.Type = L3_L4
     made.node_name = flow.node_name
     made.node_labels.extend(flow.node_labels)
-    made.event_type.type = event.kind.value
+    made.event_type.type = event.kind
     made.event_type.sub_type = event.sub_type
-    made.traffic_direction = event.direction.value
+    made.traffic_direction = event.direction
     made.trace_observation_point = event.observation_point
     made.trace_reason = event.trace_reason
     made.policy_match_type = event.policy_match_type
@@ -152,9 +155,10 @@ def _write_l4(layer: Any, event: FlowEvent) -> None:
         part.destination_port = event.destination_port
         part.SetInParent()
         if event.protocol == TCP and event.tcp_flags:
-            for flag in TcpFlag:
-                if event.tcp_flags & flag:
-                    setattr(part.flags, str(flag.name), True)
+            flags = part.flags
+            for name, bit in _FLAG_BITS:
+                if event.tcp_flags & bit:
+                    setattr(flags, name, True)
     elif event.protocol in _ICMP_PROTOCOLS:
         part = getattr(layer, _ICMP_PROTOCOLS[event.protocol])
         part.type = event.icmp_type
@@ -164,11 +168,26 @@ def _write_l4(layer: Any, event: FlowEvent) -> None:
         getattr(layer, _OTHERS[event.protocol]).SetInParent()
 
 
-def _write_party(part: Any, party: Party) -> None:
-    part.identity = party.identity
-    part.cluster_name = party.cluster
-    part.labels.extend(party.labels)
-    part.pod_name = party.name
+# Few parties make most flows: their messages are kept, by the object that Names hands out again and again.
+_ENDPOINTS: dict[int, tuple[Party, Any]] = {}
+_MOST_ENDPOINTS = 8192
+
+
+def _endpoint(party: Party) -> Any:
+    """The flow.Endpoint of a party; not to be changed by who gets it."""
+    known = _ENDPOINTS.get(id(party))
+    if known is not None and known[0] is party:
+        return known[1]
+    part = message("flow.Endpoint")(
+        identity=party.identity,
+        cluster_name=party.cluster,
+        labels=party.labels,
+        pod_name=party.name,
+    )
+    if len(_ENDPOINTS) >= _MOST_ENDPOINTS:
+        _ENDPOINTS.clear()
+    _ENDPOINTS[id(party)] = (party, part)
+    return part
 
 
 def set_time(stamp: Any, time_ns: int) -> None:

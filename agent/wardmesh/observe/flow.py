@@ -176,20 +176,16 @@ class FlowSource(Protocol):
         """Let go of everything."""
 
 
+_ORDER = ("SYN", "ACK", "RST", "FIN", "PSH", "URG", "ECE", "CWR", "NS")
+_FLAG_WORDS: dict[int, str] = {}
+
+
 def tcp_flag_names(flags: int) -> str:
     """SYN, ACK in the order that Hubble's summaries have."""
-    order = (
-        TcpFlag.SYN,
-        TcpFlag.ACK,
-        TcpFlag.RST,
-        TcpFlag.FIN,
-        TcpFlag.PSH,
-        TcpFlag.URG,
-        TcpFlag.ECE,
-        TcpFlag.CWR,
-        TcpFlag.NS,
-    )
-    return ", ".join(str(flag.name) for flag in order if flags & flag)
+    known = _FLAG_WORDS.get(flags)
+    if known is None:  # 512 of them at most
+        known = _FLAG_WORDS[flags & 0x1FF] = ", ".join(name for name in _ORDER if flags & TcpFlag[name].value)
+    return known
 
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ from typing import Any
 
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.convert import FieldMask, flow_message, lost_message, set_time, time_of
-from wardmesh.observe.filters import Test, compile_filters
+from wardmesh.observe.filters import compile_filters
 from wardmesh.observe.flow import Flow, Lost
+from wardmesh.observe.matchers import Test
 from wardmesh.observe.proto import message
 from wardmesh.observe.ring import Entry, Ring
 
@@ -84,8 +85,10 @@ class Encoder:
             made.node_name = self._node_name()
             set_time(made.time, entry.last_ns or time.time_ns())
             return made
-        flow = flow_message(entry)
-        made.flow.CopyFrom(mask.apply(flow) if mask else flow)
+        if mask is None:
+            flow_message(entry, made.flow)
+        else:
+            made.flow.CopyFrom(mask.apply(flow_message(entry)))
         made.node_name = entry.node_name
         set_time(made.time, entry.event.time_ns)
         return made

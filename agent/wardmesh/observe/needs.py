@@ -8,7 +8,7 @@ from typing import Any
 
 from wardmesh.model.errors import WardmeshError
 
-# Upstream's own names are the same on Debian, Ubuntu and Fedora; on RHEL they are in EPEL.
+# The names are the same on Debian, Ubuntu and Fedora; on RHEL the packages are in EPEL.
 _PACKAGES = {"grpc": "python3-grpcio", "google.protobuf": "python3-protobuf"}
 
 
@@ -17,9 +17,19 @@ def need(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        package = next((found for known, found in _PACKAGES.items() if name.startswith(known)), name)
+        library = next(known for known in _PACKAGES if name.startswith(known))
+        package = _PACKAGES[library]
+        word = "is too old" if name != library and _is_there(library) else "is not installed"
         raise WardmeshError(
-            f"{package} is not installed",
+            f"{package} {word}",
             why=str(error),
-            remedy=f"install the distribution's package {package} (apt-get or dnf install {package})",
+            remedy=f"install {package} from the distribution, or a newer one",
         ) from error
+
+
+def _is_there(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True

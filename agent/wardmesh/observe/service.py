@@ -33,38 +33,48 @@ POLL = 0.05  # seconds that the kernel is given to gather events: a line is seen
 _LOOK = 2.0  # seconds between two looks at the files of /etc
 _AFTER_ERROR = 1.0
 OwnName = Callable[[FleetMap], str]
+Told = Callable[[Sequence[FlowEvent], int], None]
 
 
 class Observer:
     """Ring, names, server and exporter of one host."""
 
-    def __init__(self, paths: Paths, source: FlowSource, own_name: OwnName) -> None:
+    def __init__(
+        self, paths: Paths, source: FlowSource, own_name: OwnName, told: Told | None = None
+    ) -> None:
         """Serves from its making on. own_name: this host's name in a fleet map, "" where it is no member.
+        told: learns of every batch of events, and how many were lost before it.
 
         WardmeshError where the configuration is wrong or a library is missing.
         """
         self._paths = paths
         self._source = source
         self._own_name = own_name
+        self._told = told
         self.settings = read_settings(read_config(paths))
         self.ring = Ring(self.settings.capacity)
         self.namer = Namer(self._load_names())
         self.roster = Roster(peers_of(self.namer.names.fleet, self.settings.api_port))
         self._gate = Gate((), certified=False)
         self._plan = Plan()
+        self._certificates: tuple[int, ...] = ()
         self._server: RpcServer | None = None
         self._service = ObserverService(
             self.ring, lambda: self.namer.names, self.roster, tls=self.settings.tls is not None
         )
-        self._exporter: Exporter | None = None
+        self._exporter = self._make_exporter()
+        self._told: WardmeshError | None = None
         self._lost = 0
         self._seen: tuple[int, ...] = self._stamps()
         self._looked = time.monotonic()
         self._stop = threading.Event()
         self._listen()
-        if self.settings.export is not None:
-            self._exporter = Exporter(self.ring, self.settings.export, lambda: self.namer.names.node_name)
+        if self._exporter is not None:
             self._exporter.start()
+
+    def _make_exporter(self) -> Exporter | None:
+        export = self.settings.export
+        return Exporter(self.ring, export, lambda: self.namer.names.node_name) if export else None
 
     # --- running ---
 
@@ -85,12 +95,15 @@ class Observer:
             self.ring.add(entries)
         if time.monotonic() - self._looked >= _LOOK:
             self._looked = time.monotonic()
+            self._tell_of_export()
             self.look()
 
     def _entries(self, events: Sequence[FlowEvent]) -> list[Entry]:
         ordered = sorted(events, key=_time)  # CPUs tell of what they saw in turn
         entries: list[Entry] = [self.namer.flow(event) for event in ordered]
         lost = self._source.lost()
+        if self._told is not None:
+            self._told(ordered, lost - self._lost)
         if lost > self._lost:
             now = time.time_ns()
             entries.append(Lost(LostSource.KERNEL, lost - self._lost, now, now))
@@ -122,16 +135,31 @@ class Observer:
         """Take in a new fleet map, and listen where strict mode now allows it. Old streams go on."""
         stamps = self._stamps()
         if stamps == self._seen:
+            if self._server is None:  # the last try to listen anew has failed
+                self._listen()
             return
         self._seen = stamps
         self.namer.names = self._load_names()
         self.roster.replace(peers_of(self.namer.names.fleet, self.settings.api_port))
         self._listen()
-        if self._exporter is not None and self._exporter.error is not None:
-            LOG.error("%s", self._exporter.error)
+
+    def _tell_of_export(self) -> None:
+        """One line when the disk fails, and one when it works again."""
+        error = self._exporter.error if self._exporter is not None else None
+        if str(error) == str(self._told):
+            return
+        self._told = error
+        if error is not None:
+            LOG.error("%s", error)
+        elif self._exporter is not None:
+            LOG.info("hubble: flows are written again, %d were not", self._exporter.failed)
 
     def _stamps(self) -> tuple[int, ...]:
-        return tuple(_stamp(path) for path in (self._paths.fleet, self._paths.mode))
+        return tuple(_stamp(path) for path in (self._paths.fleet, self._paths.mode, *self._tls_files()))
+
+    def _tls_files(self) -> tuple[Path, ...]:
+        tls = self.settings.tls
+        return tuple(path for path in (tls.cert, tls.key, tls.client_ca) if path) if tls else ()
 
     def _load_names(self) -> Names:
         fleet = read_fleet(self._paths)
@@ -144,13 +172,15 @@ class Observer:
         own = member.addresses if member else ()
         wanted = plan(self.settings.listen, tls, own, sealed=is_sealed(self._paths))
         self._gate = Gate(names.addresses(), certified=tls is not None and tls.client_ca is not None)
-        if self._server is not None and wanted == self._plan:
+        certificates = tuple(map(_stamp, self._tls_files()))
+        if self._server is not None and (wanted, certificates) == (self._plan, self._certificates):
             return
         for warning in wanted.warnings:
             LOG.warning("%s", warning)
-        if self._server is not None:
-            self._server.close()
-        self._plan = wanted
+        old, self._server = self._server, None
+        if old is not None:
+            old.close()
+        self._plan, self._certificates = wanted, certificates
         self._server = RpcServer(
             self._service.handlers(lambda: self._gate), self._paths.hubble, wanted.bindings, tls
         )

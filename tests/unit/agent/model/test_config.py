@@ -41,13 +41,13 @@ def test_every_problem_at_once() -> None:
 def test_defaults_and_values() -> None:
     assert parse_config("", "f").encryption.mode == "strict"
     config = parse_config(
-        "cluster: {name: a, id: 3}\nprometheus: {port: '9962'}\nhubble: {enabled: true}\n"
+        "cluster: {name: a, id: 3}\nprometheus: {port: '9962'}\nk8s: {enabled: true}\n"
         "encryption: {exceptions: [{protocol: tcp, port: 22}]}\nlog: {level: warn}",
         "f",
     )
     assert (config.cluster.name, config.cluster.id, config.log_level) == ("a", 3, "warning")
     assert config.encryption.exceptions == (PortException(6, 22),)
-    assert config.inactive == ("hubble.enabled",)
+    assert config.inactive == ("k8s.enabled",)
 
 
 def test_ipsec_is_named_as_inactive_and_never_means_plain() -> None:

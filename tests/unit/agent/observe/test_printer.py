@@ -98,7 +98,10 @@ LINES: list[tuple[str, FlowEvent, str]] = [
             drop_reason=195,
             verdict=Verdict.DROPPED,
         ),
-        "[2001:db8::1]:40056 (world) -> [2001:db8::2]:5432 (world) Traffic is unencrypted DROPPED (TCP Flags: SYN)",
+        (
+            "[2001:db8::1]:40056 (world) -> [2001:db8::2]:5432 (world) "
+            "Traffic is unencrypted DROPPED (TCP Flags: SYN)"
+        ),
     ),
     (
         "a connection's end",
@@ -109,8 +112,11 @@ LINES: list[tuple[str, FlowEvent, str]] = [
             tcp_flags=int(TcpFlag.SYN | TcpFlag.ACK | TcpFlag.FIN | TcpFlag.PSH),
             traffic=Traffic(10, 12, 1000, 24000, 1_500_000_000, 400_000, True),
         ),
-        f"web1:40056 (ID:{WEB}) -> db1:5432 (ID:{DB}) to-endpoint FORWARDED (TCP Flags: SYN, ACK, FIN, PSH; "
-        "10 packets 1000 bytes, back 12 packets 24000 bytes, 1.500 s, rtt 0.400 ms)",
+        (
+            f"web1:40056 (ID:{WEB}) -> db1:5432 (ID:{DB}) to-endpoint FORWARDED "
+            "(TCP Flags: SYN, ACK, FIN, PSH; 10 packets 1000 bytes, "
+            "back 12 packets 24000 bytes, 1.500 s, rtt 0.400 ms)"
+        ),
     ),
     (
         "a protocol without a name",
@@ -148,10 +154,15 @@ def test_dict_has_a_rule_between_records() -> None:
 
 def test_table_has_its_head_once_and_columns_of_one_width() -> None:
     out, _err = printed(answer(event(1)), answer(event(2, source="203.0.113.9")), output="table", node=True)
+    when, where, kind = (
+        "Nov 14 22:13:20.00",
+        "lab/db1   ",
+        "policy-verdict:L3-L4 INGRESS   ALLOWED   TCP Flags: SYN",
+    )
     assert out == [
-        "TIMESTAMP             NODE      SOURCE              DESTINATION   TYPE                           VERDICT   SUMMARY",
-        "Nov 14 22:13:20.001   lab/db1   web1:40001          db1:5432      policy-verdict:L3-L4 INGRESS   ALLOWED   TCP Flags: SYN",
-        "Nov 14 22:13:20.002   lab/db1   203.0.113.9:40002   db1:5432      policy-verdict:L3-L4 INGRESS   ALLOWED   TCP Flags: SYN",
+        f"{'TIMESTAMP':22}NODE      SOURCE{'':14}DESTINATION   TYPE{'':27}VERDICT   SUMMARY",
+        f"{when}1   {where}web1:40001          db1:5432      {kind}",
+        f"{when}2   {where}203.0.113.9:40002   db1:5432      {kind}",
     ]
 
 

@@ -162,7 +162,7 @@ def _until_seen(members: dict[str, Served], reader: Collector) -> None:
     for place, member in enumerate(members.values()):
         for number in range(place, 900, len(members)):
             member.add(event(number))
-            if eventually(lambda n=number: n in numbers(reader.got), 1.5):  # type: ignore[misc]
+            if eventually(lambda n=number: n in numbers(reader.got), 1.5):
                 break
 
 

@@ -291,7 +291,7 @@ def test_streams_beyond_the_limit_are_refused_and_short_questions_are_not(tmp_pa
         server.add(event(0))
         readers = [Collector(client.GetFlows(request(follow=True, number=1))) for _ in range(30)]
         assert eventually(lambda: sum(reader.error is not None for reader in readers) == 22)
-        codes = {reader.error.code() for reader in readers if reader.error is not None}  # type: ignore[attr-defined]
+        codes = {reader.error.code() for reader in readers if reader.error is not None}
         assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
         assert client.ServerStatus(message("observer.ServerStatusRequest")()).seen_flows == 1
         for reader in readers:
