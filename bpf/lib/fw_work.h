@@ -31,7 +31,7 @@ static __always_inline struct wm_fw_work *wm_fw_at_work(void)
 	return (struct wm_fw_work *)room;
 }
 
-/* With an empty packet and an empty flow. */
+/* For another packet: empty, but for the name, which is written before it is read. */
 static __always_inline struct wm_fw_work *wm_fw_work(void)
 {
 	struct wm_fw_work *work = wm_fw_at_work();
@@ -40,6 +40,8 @@ static __always_inline struct wm_fw_work *wm_fw_work(void)
 		return NULL;
 	__builtin_memset(&work->packet, 0, sizeof(work->packet));
 	__builtin_memset(&work->flow, 0, sizeof(work->flow));
+	work->reason = 0; /* of the packet before */
+	work->kind = 0;
 	return work;
 }
 

@@ -10,7 +10,6 @@ whose eBPF has the compare-and-exchange that the firewall's table of flows needs
 from __future__ import annotations
 
 import errno
-import importlib.util
 import ipaddress
 import os
 import platform
@@ -27,6 +26,9 @@ FAMILIES = {
         "pyroute2": "python3-pyroute2",
         "yaml": "python3-yaml",
         "cryptography": "python3-cryptography",
+        "grpc": "python3-grpcio",
+        "google.protobuf": "python3-protobuf",
+        "prometheus_client": "python3-prometheus-client",
         "ip": "iproute2",
         "wireguard-go": "wireguard-go",
     },
@@ -35,11 +37,26 @@ FAMILIES = {
         "pyroute2": "python3-pyroute2",
         "yaml": "python3-pyyaml",
         "cryptography": "python3-cryptography",
+        "grpc": "python3-grpcio",
+        "google.protobuf": "python3-protobuf",
+        "prometheus_client": "python3-prometheus_client",
         "ip": "iproute-tc",
         "wireguard-go": "wireguard-go",
     },
 }
 PYTHON = "/usr/bin/python3"
+AGENT_MODULES = ("bcc", "pyroute2", "yaml", "cryptography")
+OBSERVER_MODULES = ("grpc", "google.protobuf", "prometheus_client")
+_FIND = """
+import importlib.util, sys
+for name in sys.argv[1:]:
+    try:
+        found = importlib.util.find_spec(name)
+    except ImportError:
+        found = None
+    if found is None:
+        print(name)
+"""
 
 
 def distribution(path="/etc/os-release"):
@@ -96,14 +113,10 @@ def has_kernel_wireguard():
     return False
 
 
-def missing_modules():
-    """Python modules of the agent that the system's interpreter does not find."""
-    names = ("bcc", "pyroute2", "yaml", "cryptography")
-    if os.path.realpath(PYTHON) == os.path.realpath("/proc/self/exe"):
-        return [name for name in names if importlib.util.find_spec(name) is None]
-    script = "import importlib.util as u; print(*[n for n in %r if u.find_spec(n) is None])" % (names,)
+def missing_modules(names):
+    """Those of the Python modules that the system's interpreter does not find."""
     done = subprocess.run(
-        [PYTHON, "-I", "-c", script], stdout=subprocess.PIPE, universal_newlines=True, check=False
+        [PYTHON, "-I", "-c", _FIND, *names], stdout=subprocess.PIPE, universal_newlines=True, check=False
     )
     return done.stdout.split()
 

@@ -39,6 +39,10 @@ options:
     type: list
     elements: str
     default: []
+  observer:
+    description: Whether the host is to run the observer or the relay, which need libraries of their own.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -117,10 +121,11 @@ def digest(path):
         return ""
 
 
-def needed_packages(family, errors):
+def needed_packages(family, observer, errors):
     """Names of missing packages, and the backend that the host will have."""
     names = _checks.FAMILIES[family]
-    packages = [names[module] for module in _checks.missing_modules()]
+    modules = _checks.AGENT_MODULES + (_checks.OBSERVER_MODULES if observer else ())
+    packages = [names[module] for module in _checks.missing_modules(modules)]
     if not shutil.which("tc") and not os.path.exists("/usr/sbin/tc"):
         packages.append(names["ip"])
     if not _checks.has_headers():
@@ -144,6 +149,7 @@ def main():
             "port": {"type": "int", "default": 51871},
             "now": {"type": "float", "default": 0},
             "peers": {"type": "list", "elements": "str", "default": []},
+            "observer": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -153,7 +159,7 @@ def main():
     if not family:
         errors.append("%s is not supported (remedy: Debian 12+, Ubuntu 22.04+ or RHEL 9+)" % name)
     else:
-        packages, backend = needed_packages(family, errors)
+        packages, backend = needed_packages(family, module.params["observer"], errors)
     if os.geteuid() != 0:
         errors.append("not root (remedy: ansible_user: root, or become: true)")
     if sys.version_info < (3, 9):

@@ -129,7 +129,7 @@ def access_of(args: argparse.Namespace) -> Access:
     """The server that the flags name; without any this host's observer."""
     if args.fleet and args.server:
         raise WardmeshError("--fleet and --server exclude each other", remedy="leave one of them out")
-    default = f"localhost:{RELAY_PORT}" if args.fleet else f"unix://{paths_of(args).hubble}"
+    default = f"127.0.0.1:{RELAY_PORT}" if args.fleet else f"unix://{paths_of(args).hubble}"
     target = args.server or (None if args.fleet else os.environ.get("HUBBLE_SERVER")) or default
     tls = args.tls or bool(args.tls_ca or args.tls_cert or args.tls_key)
     return Access(target, tls, args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name)

@@ -15,7 +15,7 @@ from wardmesh.cli.local import EX_CONFIG
 from wardmesh.cli.metrics import serve
 from wardmesh.cli.output import paths_of
 from wardmesh.daemon.flow_source import KernelFlows
-from wardmesh.daemon.inputs import own_public_key
+from wardmesh.daemon.inputs import noted_public_key
 from wardmesh.daemon.log import setup_log
 from wardmesh.daemon.notify import Notifier
 from wardmesh.host.paths import Paths
@@ -126,7 +126,8 @@ def own_name(paths: Paths) -> Callable[[FleetMap], str]:
     """Which member of a map this host is: the one with its public key."""
 
     def find(fleet: FleetMap) -> str:
-        member = fleet.by_key(own_public_key(paths))
+        key = noted_public_key(paths)
+        member = fleet.by_key(key) if key else None
         return member.name if member else ""
 
     return find

@@ -23,7 +23,9 @@ def status(args: argparse.Namespace) -> int:
     """Print the state; with --wait only when every tunnel is up, or time is."""
     path = paths_of(args).socket
     data = client.call(path, "GET", "/v1/status") if args.wait is None else _wait(args)
-    emit(args, data, text.status(data, health=args.all_health, verbose=args.verbose))
+    data = {**data, "hubble": _hubble(args)}
+    said = text.status(data, health=args.all_health, verbose=args.verbose, hubble=data["hubble"])
+    emit(args, data, said)
     if args.wait is None:
         return 0
     missing = [peer["name"] for peer in data["peers"] if not peer["reachable"]]
@@ -38,6 +40,17 @@ def status(args: argparse.Namespace) -> int:
             "the agent has problems", why="; ".join(data["problems"]), remedy="journalctl -u wardmesh"
         )
     return 0
+
+
+def _hubble(args: argparse.Namespace) -> str:
+    """OK, disabled, or what is wrong with the observer."""
+    from wardmesh.cli.local import read_config
+
+    paths = paths_of(args)
+    if client.listens(paths.hubble):
+        return "OK"
+    wanted = read_config(paths.config, needed=False).values["hubble.enabled"]
+    return "wardmesh-observer does not answer" if wanted else "disabled"
 
 
 def _wait(args: argparse.Namespace) -> dict[str, Any]:

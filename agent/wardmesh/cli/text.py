@@ -9,7 +9,7 @@ from typing import Any
 _BANNER = r"""    /¯¯\
  /¯¯\__/¯¯\    Wardmesh:       {agent}
  \__/¯¯\__/    Operator:       disabled
- /¯¯\__/¯¯\    Hubble:         disabled
+ /¯¯\__/¯¯\    Hubble:         {hubble}
  \__/¯¯\__/    ClusterMesh:    disabled
     \__/"""
 
@@ -37,10 +37,15 @@ def ago(then: float, now: float) -> str:
     return f"{seconds}s ago"
 
 
-def status(data: Document, *, health: bool, verbose: bool) -> str:
-    """The banner, the nodes, then what the seeds do not show."""
+def status(data: Document, *, health: bool, verbose: bool, hubble: str = "disabled") -> str:
+    """The banner, the nodes, then what the seeds do not show. hubble: a word about the observer."""
     word = "Degraded" if data["problems"] else "OK"
-    lines = [_BANNER.format(agent=word), f"Daemon:         {word}", "Nodes:", *_nodes(data, health=health)]
+    lines = [
+        _BANNER.format(agent=word, hubble=hubble),
+        f"Daemon:         {word}",
+        "Nodes:",
+        *_nodes(data, health=health),
+    ]
     lines += [f"Encryption:     {_encryption(data)}", f"Fleet map:      {_fleet_map(data)}"]
     lines.append(f"Guard:          {', '.join(data['guard']['devices']) or 'no device'}")
     lines.append(f"Host firewall:  {_firewall(data)}")

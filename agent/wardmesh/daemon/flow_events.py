@@ -64,7 +64,7 @@ class Open(NamedTuple):
 
 
 class Translator:
-    """own: this member's name and identity. name_of: of a device by its index. offset: unix minus monotonic ns."""
+    """own, identity: this member's. name_of: of a device by its index. offset: unix minus monotonic ns."""
 
     def __init__(self, own: str, identity: int, name_of: Callable[[int], str], offset: int) -> None:
         self._own, self._identity, self._name_of = own, identity, name_of

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the observer's events come from: the firewall's ring and table of flows. Runs in the observer's process."""
+"""Where the observer's events come from: the firewall's ring and table of flows, read in the observer."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class KernelFlows:
         self._open_maps()
         self._translator = Translator("", 0, self._name_of, time.time_ns() - time.monotonic_ns())
         self._known = (-1, 0)
+        self._generation = 0
         self._looked = 0.0
         self._before = self._kernel_lost()
         self._earlier = 0
@@ -83,6 +84,9 @@ class KernelFlows:
         now = time.monotonic()
         for data in self._ring.read(BATCH):
             raw = Raw._make(fw.EVENT.unpack(data))
+            if raw.generation > self._generation:  # a new policy set: its rules before its first flow
+                self._generation = raw.generation
+                self._refresh()
             found.append(self._translator.event(raw))
             if raw.kind == fw.EVENT_NEW and len(self._due) < OPEN_MAX:
                 heapq.heappush(self._due, (now + _FRESH, raw.family, raw.place))
@@ -156,6 +160,7 @@ class KernelFlows:
             self._close_maps()
             self._open_maps()
             self._before = self._kernel_lost()
+            self._generation = 0
         data = read_bytes(self._paths.fleet)
         policy = self._policy()
         seen = (int(policy.get("revision", 0)), hash(data))

@@ -125,11 +125,16 @@ def read_policies(source: Path) -> tuple[tuple[str, str], ...]:
 def own_public_key(paths: Paths) -> str:
     """This host's public key: from the facts beside the private one, so that a private key with wrong
     permissions does not keep the guard from being set up."""
+    return noted_public_key(paths) or public_of(load_private(paths))
+
+
+def noted_public_key(paths: Paths) -> str:
+    """The public key as it is noted beside the private one, which stays closed; empty before there is one."""
     try:
         found = json.loads(read_bytes(paths.key.with_suffix(".json")) or b"{}").get("publicKey")
     except (ValueError, AttributeError):
-        found = None
-    return found if isinstance(found, str) and found else public_of(load_private(paths))
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def _decode(data: bytes, source: Path) -> str:

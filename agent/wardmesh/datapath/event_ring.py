@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ring of events (bpf/lib/fw_events.h), read where it lies. There is one reader; nobody wakes it.
 
-The layout is the kernel's (linux/bpf.h, kernel/bpf/ringbuf.c): a page with the reader's position, one with the
-writers', then the data twice in a row, so that a record is never cut.
+The layout is the kernel's (linux/bpf.h, kernel/bpf/ringbuf.c): a page with the reader's position, one with
+the writers', then the data twice in a row, so that a record is never cut.
 """
 
 from __future__ import annotations
@@ -58,5 +58,5 @@ class EventRing:
 
 
 def watch(fd: int, *, told: bool, sample: int = 1, drops: int = 1000) -> None:
-    """Say what is to be told, through the map "watch": one in so many flows, so many drops for each reason."""
+    """Say what is to be told, through the map "watch": one in so many flows, so many drops of a reason."""
     bpfsys.map_update(fd, ROW.pack(0), fw.WATCH.pack(told, sample, drops, 0))

@@ -69,8 +69,8 @@ FRAGMENT_KEY = struct.Struct("=16s16sII")
 LOCAL = struct.Struct("=16sIIII")  # address, device, until, family, unused
 WATCH = struct.Struct("=IIII")  # told, sample, drops, unused
 BUCKET = struct.Struct("=II")  # tick, used
-# time, source, destination, bytes ×2, packets ×2, identity, row, generation, device, place, ports, class, kind,
-# reason, direction, opened, cell, state, family, protocol, TCP flags, ICMP type and code
+# time, source, destination, bytes ×2, packets ×2, identity, row, generation, device, place, ports, class,
+# kind, reason, direction, opened, cell, state, family, protocol, TCP flags, ICMP type and code
 EVENT = struct.Struct("=Q16s16sQQIIIIIII2s2sHBBBBBBBBBBB3x")
 EVENT_NEW, EVENT_ANSWERED, EVENT_CLOSING, EVENT_DROP = 1, 2, 3, 4
 EVENTS_BYTES = 4 << 20  # of the ring: thirty-seven thousand events

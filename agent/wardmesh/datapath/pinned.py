@@ -46,7 +46,7 @@ class PinnedMaps:
         return bpfsys.map_items(self.maps[name], spec.key_size, spec.value_size)
 
     def sizes(self) -> list[tuple[str, int, int]]:
-        """Name, entries that are there, entries that fit; arrays are always full, and rings have no entries."""
+        """Name, entries that are there, entries that fit; arrays are always full, rings have none."""
         return [
             (name, spec.max_entries if spec.kind in ARRAYS else len(self.items(name)), spec.max_entries)
             for name, spec in self.specs.items()

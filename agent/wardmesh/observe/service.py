@@ -39,9 +39,7 @@ Told = Callable[[Sequence[FlowEvent], int], None]
 class Observer:
     """Ring, names, server and exporter of one host."""
 
-    def __init__(
-        self, paths: Paths, source: FlowSource, own_name: OwnName, told: Told | None = None
-    ) -> None:
+    def __init__(self, paths: Paths, source: FlowSource, own_name: OwnName, told: Told | None = None) -> None:
         """Serves from its making on. own_name: this host's name in a fleet map, "" where it is no member.
         told: learns of every batch of events, and how many were lost before it.
 
@@ -50,7 +48,7 @@ class Observer:
         self._paths = paths
         self._source = source
         self._own_name = own_name
-        self._told = told
+        self._tell = told
         self.settings = read_settings(read_config(paths))
         self.ring = Ring(self.settings.capacity)
         self.namer = Namer(self._load_names())
@@ -102,8 +100,8 @@ class Observer:
         ordered = sorted(events, key=_time)  # CPUs tell of what they saw in turn
         entries: list[Entry] = [self.namer.flow(event) for event in ordered]
         lost = self._source.lost()
-        if self._told is not None:
-            self._told(ordered, lost - self._lost)
+        if self._tell is not None:
+            self._tell(ordered, lost - self._lost)
         if lost > self._lost:
             now = time.time_ns()
             entries.append(Lost(LostSource.KERNEL, lost - self._lost, now, now))

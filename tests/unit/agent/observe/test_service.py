@@ -220,7 +220,7 @@ def test_without_the_kernels_maps_the_observer_says_so(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 78
-    assert "the kernel tells nothing of flows" in done.stderr
+    assert "the firewall is not in the kernel" in done.stderr
 
 
 def test_observing_that_is_off_says_so(tmp_path: Path) -> None:
