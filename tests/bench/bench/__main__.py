@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench`, or `make bench PART=tunnel,map`; only a run of all parts writes docs/benchmarks.md."""
+"""`make bench`, or `make bench PART=tunnel,map`, which renews the sections of these parts alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import argparse
 import time
 from collections.abc import Callable
 
-from bench import agent, apply, firewall, fleetmap, rollout, roundtrip, tunnel, verdict
-from bench.report import PAGE, Section, machine, write_page
+from bench import agent, apply, firewall, fleetmap, observe, rollout, roundtrip, tunnel, verdict
+from bench.report import PAGE, Section, machine, renew, write_page
 
 PARTS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "verdict": verdict.run,
     "firewall": firewall.run,
+    "observe": observe.run,
     "apply": apply.run,
     "roundtrip": roundtrip.run,
     "map": fleetmap.run,
@@ -43,7 +44,9 @@ def main() -> int:
         print(f"\n{sections[-1].markdown()}\n", flush=True)
     if chosen == list(PARTS):
         write_page(sections)
-        print(f"written: {PAGE.name}")
+    else:
+        renew(sections)
+    print(f"written: {PAGE.name}")
     return 0
 
 

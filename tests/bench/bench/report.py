@@ -72,12 +72,20 @@ def peak_memory() -> float:
     return 0.0
 
 
+def renew(sections: Iterable[Section]) -> None:
+    """Put what some parts measured in the place of what the page says of them; a new section comes last."""
+    head, *held = PAGE.read_text().rstrip("\n").split("\n\n## ")
+    found = {text.partition("\n")[0]: text for text in held}
+    for section in sections:
+        found[section.title] = section.markdown().removeprefix("## ")
+    PAGE.write_text("\n\n## ".join([head, *found.values()]) + "\n")
+
+
 def write_page(sections: Iterable[Section]) -> None:
-    """The whole page; only a run of all parts writes it."""
+    """The whole page."""
     head = (
-        "# Benchmarks\n\nWritten by `make bench`; do not edit. Each figure compares things that "
-        "were measured "
-        "in turn, in the same run; absolute times are this machine's.\n\n"
+        "# Benchmarks\n\nWritten by `make bench`, a section by `make bench PART=…`; do not edit. Each figure "
+        "compares things that were measured in turn, in the same run; absolute times are this machine's.\n\n"
         f"Machine: {machine()}.\n"
     )
     PAGE.write_text("\n\n".join([head.rstrip(), *(section.markdown() for section in sections)]) + "\n")
