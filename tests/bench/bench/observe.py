@@ -60,7 +60,7 @@ def run(say: Callable[[str], None], passes: int = 5) -> Section:
     whole = 1 / (1 / median(reading) + 1 / median(naming))
     section = Section(
         "The observer",
-        f"Events of {FEW:,} new flows at a time, from the kernel's ring to flows with the names of a fleet of "
+        f"Events of {FEW:,} new flows at a time, from the kernel's ring to flows with names of a fleet of "
         f"1,000, kept in a ring of {KEPT:,}; then as messages of Hubble's API. CPU seconds of one thread, "
         f"medians of {passes} passes. What an event costs the packet: see the firewall. "
         "`make bench PART=observe`",
