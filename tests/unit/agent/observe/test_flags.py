@@ -187,7 +187,7 @@ def test_who_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.delenv("HUBBLE_SERVER", raising=False)
     assert target() == "unix:///r/run/wardmesh/hubble.sock"
-    assert target("--fleet") == "localhost:4245"
+    assert target("--fleet") == "127.0.0.1:4245"
     assert target("--server", "tls://h:1") == "tls://h:1"
     monkeypatch.setenv("HUBBLE_SERVER", "h:2")
     assert target() == "h:2"
