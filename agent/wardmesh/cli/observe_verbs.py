@@ -112,13 +112,13 @@ def add_input(made: argparse.ArgumentParser, *, fleet: bool = True) -> None:
     """Where flows come from, and which part of them."""
     made.add_argument("--server", metavar="SERVER", help="unix://PATH, HOST:PORT or tls://HOST:PORT")
     if fleet:
-        made.add_argument("--fleet", action="store_true", help="ask the relay on this host: localhost:4245")
+        made.add_argument("--fleet", action="store_true", help="ask the relay on this host: 127.0.0.1:4245")
     else:
         made.add_argument(
             "--relay",
             dest="fleet",
             action="store_true",
-            help="ask the relay on this host: localhost:4245",
+            help="ask the relay on this host: 127.0.0.1:4245",
         )
     made.add_argument("--input-file", metavar="FILE", help="read flows from a file (- is standard input)")
     made.add_argument("--tls", action="store_true", help="connect by TLS")
