@@ -185,6 +185,27 @@ def test_enforcement_does_not_notice_who_looks(watched: Fleet) -> None:
     assert len(until(two, since, 3, "--port", "80")) == 3
 
 
+def test_what_audit_lets_through_becomes_a_policy(watched: Fleet) -> None:
+    """node3 is let through and told of; the suggested policy, enforced, admits just what was seen."""
+    _one, two, three = watched.lab.hosts
+    audited = POLICY.replace("{name: web}", '{name: web, annotations: {wardmesh.io/audit: "true"}}')
+    since = now_on(two)
+    apply(two, audited)
+    try:
+        assert reaches(three, two.address, 443)
+        found = until(two, since, 1, "--type", "trace-audit", "--port", "443")
+        assert [told(flow)[:4] for flow in found] == [(VERDICT, "AUDIT", "node3", "node2")]
+        suggested = two.run(f"wardmesh policy suggest --all --since {since:.3f}").stdout
+        two.run(
+            "cat > /run/p/suggested.yaml && wardmesh policy validate /run/p/suggested.yaml", stdin=suggested
+        )
+        two.run("cat > /run/p/web.yaml && wardmesh policy apply /run/p --replace", stdin=POLICY)
+        assert reaches(three, two.address, 443) and not reaches(three, two.address, 80)
+    finally:
+        apply(two, POLICY)
+    assert not reaches(three, two.address, 443)
+
+
 def test_a_second_run_changes_nothing(watched: Fleet) -> None:
     assert set(changed(watched.play("site", "-e", CONFIG)).values()) == {0}
 

@@ -174,7 +174,7 @@ KEYS: tuple[Key, ...] = (
     Key("consul.address", STR, None, False, "Address of Consul."),
     Key("clustermesh.config.enabled", BOOL, False, False, "Connect several clusters."),
     Key("clustermesh.config.clusters", DOCS, [], False, "The other clusters."),
-    Key("monitor.sampling", INT, None, False, "Report one of so many packets.", (), 1),
+    Key("monitor.sampling", INT, None, True, "Tell of one in so many flows; drops are always told.", (), 1),
     Key("healthChecking.enabled", BOOL, False, False, "Probe the peers."),
     Key("healthChecking.interval", DURATION, None, False, "Time between two probes."),
     Key("policyAuditMode", BOOL, False, True, "Record what policy would drop, and let it pass."),
