@@ -18,9 +18,8 @@ SERVER = """
 import socket, threading
 def serve(port):
     listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    while True:
-        link = listener.accept()[0]
-        threading.Thread(target=answer, args=(link,), daemon=True).start()
+    while True:  # no variable holds a connection, so that each is closed when its thread ends
+        threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
 def answer(link):
     while data := link.recv(100): link.sendall(data)
 def datagrams(port):

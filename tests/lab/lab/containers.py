@@ -144,9 +144,9 @@ def processes(name: str) -> list[int]:
     """Every process in the cgroup of a container, in any hierarchy."""
     found: set[int] = set()
     for hierarchy in HIERARCHIES:
-        for file in (hierarchy / name).rglob("cgroup.procs"):
+        for folder, _folders, _files in os.walk(hierarchy / name):  # passes over what goes meanwhile
             try:
-                found |= {int(line) for line in file.read_text().split()}
+                found |= {int(line) for line in Path(folder, "cgroup.procs").read_text().split()}
             except OSError:
                 continue
     return sorted(found)
@@ -172,10 +172,8 @@ def destroy(state: Path, lab: str, index: int) -> None:
     sh("ip", "netns", "del", name, check=False)
     sh("rm", "-rf", "--one-file-system", str(folder))
     for hierarchy in HIERARCHIES:
-        for place in sorted((hierarchy / name).rglob("*"), key=lambda path: -len(path.parts)):
-            if place.is_dir():
-                _rmdir(place)
-        _rmdir(hierarchy / name)
+        for folder, _folders, _files in os.walk(hierarchy / name, topdown=False):
+            _rmdir(Path(folder))
 
 
 def _rmdir(path: Path) -> None:
