@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one observer takes in: the kernel's events to named flows and to messages, and their memory."""
+"""What one observer takes in: the kernel's events to named flows and to messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from bench.firewall import FEW, Runs, Size, loaded
-from bench.report import REPO, Section, median, peak_memory
+from bench.report import REPO, Section, median
 
 sys.path.insert(0, str(REPO))
 
@@ -35,7 +35,6 @@ def run(say: Callable[[str], None], passes: int = 5) -> Section:
         watch(runs._map("watch"), told=True)
         namer, ring = Namer(Names(fleet, "h1")), Ring(KEPT)
         encoder = Encoder(lambda: "c/h1")
-        before = peak_memory()
         frame = runs.frame(4, "ingress", size.newcomer(4), 2)
         for number in range(passes):
             say(f"pass {number + 1} of {passes}: {FEW:,} events")
@@ -56,7 +55,6 @@ def run(say: Callable[[str], None], passes: int = 5) -> Section:
         watch(runs._map("watch"), told=False)
         events.close()
         runs.close()
-        grown = peak_memory() - before
     whole = 1 / (1 / median(reading) + 1 / median(naming))
     section = Section(
         "The observer",
@@ -70,7 +68,6 @@ def run(say: Callable[[str], None], passes: int = 5) -> Section:
             ("named and kept", f"{median(naming):,.0f}", f"{median(naming) * SHARE:,.0f}"),
             ("both", f"{whole:,.0f}", f"{whole * SHARE:,.0f}"),
             ("as messages, for each client", f"{median(encoding):,.0f}", f"{median(encoding) * SHARE:,.0f}"),
-            ("memory of the full ring", f"{grown:.0f} MiB", ""),
         ],
     )
     section.judge("records a second at 5 % of a core", whole * SHARE, 300_000, at_most=False)
