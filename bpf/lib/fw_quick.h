@@ -50,10 +50,11 @@ static __always_inline int wm_quick_known4(struct __sk_buff *skb, const __u64 *w
 	if (!set)
 		return WM_UNDECIDED;
 	wm_checked(set);
-	if (wm_quick_flow(skb, set->slots + wm_flow_way(hash) * WM_SLOT_WORDS4, words, WM_KEY_WORDS4,
-			  protocol, direction, state) ||
+	if (wm_quick_flow(skb, set->slots + wm_bounded(wm_flow_way(hash)) * WM_SLOT_WORDS4, words,
+			  WM_KEY_WORDS4, protocol, direction, state) ||
 	    wm_quick_flow(skb,
-			  set->slots + wm_lowest(wm_tagged(&set->head, wm_flow_tag(hash))) * WM_SLOT_WORDS4,
+			  set->slots + wm_bounded(wm_lowest(wm_tagged(&set->head, wm_flow_tag(hash)))) *
+					       WM_SLOT_WORDS4,
 			  words, WM_KEY_WORDS4, protocol, direction, state))
 		return TC_ACT_UNSPEC;
 	return WM_UNDECIDED;
@@ -69,10 +70,11 @@ static __always_inline int wm_quick_known6(struct __sk_buff *skb, const __u64 *w
 	if (!set)
 		return WM_UNDECIDED;
 	wm_checked(set);
-	if (wm_quick_flow(skb, set->slots + wm_flow_way(hash) * WM_SLOT_WORDS6, words, WM_KEY_WORDS6,
-			  protocol, direction, state) ||
+	if (wm_quick_flow(skb, set->slots + wm_bounded(wm_flow_way(hash)) * WM_SLOT_WORDS6, words,
+			  WM_KEY_WORDS6, protocol, direction, state) ||
 	    wm_quick_flow(skb,
-			  set->slots + wm_lowest(wm_tagged(&set->head, wm_flow_tag(hash))) * WM_SLOT_WORDS6,
+			  set->slots + wm_bounded(wm_lowest(wm_tagged(&set->head, wm_flow_tag(hash)))) *
+					       WM_SLOT_WORDS6,
 			  words, WM_KEY_WORDS6, protocol, direction, state))
 		return TC_ACT_UNSPEC;
 	return WM_UNDECIDED;

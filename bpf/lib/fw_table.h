@@ -33,6 +33,13 @@ _Static_assert(sizeof(struct wm_flow6_key) == WM_KEY_WORDS6 * 8, "an IPv6 key is
 #define WM_HOLD_TAG(hold) ((__u32)(hold))
 #define WM_HOLD_UNTIL(hold) ((__u32)((hold) >> 32))
 
+/* A slot's number right before it is used: older verifiers forget the bounds of what was spilled to the stack. */
+static __always_inline __u64 wm_bounded(__u64 way)
+{
+	asm volatile("%0 &= 7" : "+r"(way));
+	return way;
+}
+
 /* A flow's key and its places. It lies in the memory of a map, where the verifier does not follow it. */
 struct wm_flow_name {
 	__u64 words[WM_KEY_WORDS6]; /* the key as it lies in a slot */
@@ -144,7 +151,7 @@ static __always_inline void wm_look_in(const struct wm_flow_head *head, int slot
 		if (!tagged)
 			return;
 		way = wm_lowest(tagged);
-		if (wm_slot_holds(slots + way * slot_words, name->words, key_words)) {
+		if (wm_slot_holds(slots + wm_bounded(way) * slot_words, name->words, key_words)) {
 			*(volatile __u8 *)&name->place = base + way;
 			return;
 		}
@@ -183,14 +190,14 @@ static __always_inline struct wm_flow *wm_flow_found(const struct wm_flow_name *
 		if (!set)
 			return NULL;
 		wm_checked(set);
-		return (struct wm_flow *)(set->slots + way * WM_SLOT_WORDS4 + WM_KEY_WORDS4);
+		return (struct wm_flow *)(set->slots + wm_bounded(way) * WM_SLOT_WORDS4 + WM_KEY_WORDS4);
 	} else {
 		struct wm_flow6_set *set = fw_flows6.lookup(&index);
 
 		if (!set)
 			return NULL;
 		wm_checked(set);
-		return (struct wm_flow *)(set->slots + way * WM_SLOT_WORDS6 + WM_KEY_WORDS6);
+		return (struct wm_flow *)(set->slots + wm_bounded(way) * WM_SLOT_WORDS6 + WM_KEY_WORDS6);
 	}
 }
 
@@ -314,7 +321,7 @@ static __always_inline bool wm_slot_write(struct wm_flow_head *head, int slot_wo
 					  const struct wm_flow *flow)
 {
 	__u32 way = *(volatile __u8 *)&name->place & (WM_WAYS - 1);
-	__u64 *slot = (__u64 *)(head + 1) + way * slot_words;
+	__u64 *slot = (__u64 *)(head + 1) + wm_bounded(way) * slot_words;
 
 	if (WM_HOLD_TAG(seen) == WM_TAG_BUSY ||
 	    __sync_val_compare_and_swap(&head->holds[way], seen, (__u64)WM_TAG_BUSY) != seen)
