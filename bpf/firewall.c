@@ -17,6 +17,7 @@
 #include <uapi/linux/pkt_cls.h>
 
 #include "lib/contract.h"
+#include "lib/event.h"
 #include "lib/fw_contract.h"
 #include "lib/fw_maps.h"
 #include "lib/parse.h"

@@ -17,11 +17,13 @@
 #include <uapi/linux/pkt_cls.h>
 
 #include "lib/contract.h"
+#include "lib/event.h"
 #include "lib/maps.h"
 #include "lib/parse.h"
 #include "lib/ipcache.h"
 #include "lib/exempt.h"
 #include "lib/routed.h"
+#include "lib/tell.h"
 
 /* The barrier keeps the compiler from turning this into a one-byte store, which the kernel refuses. */
 static __always_inline void wm_set_mark(struct __sk_buff *skb)
@@ -33,18 +35,17 @@ static __always_inline void wm_set_mark(struct __sk_buff *skb)
 	skb->mark = mark;
 }
 
-/* Every verdict about a member leaves through here and is counted. */
-static __always_inline int wm_verdict(struct __sk_buff *skb, __u32 direction, __u32 reason)
+/* Every verdict about a member leaves through here and is counted; the peer is the member. */
+static __always_inline int wm_verdict(struct __sk_buff *skb, __u32 direction, __u32 reason,
+				      struct wm_packet *packet, __u32 peer)
 {
-	__u32 row = WM_METRIC_ROW(reason, direction);
-	struct wm_metric *metric = metrics.lookup(&row);
-
-	if (metric) {
-		metric->packets++;
-		metric->bytes += skb->len;
-	}
-	if (reason == WM_UNENCRYPTED || reason == WM_INVALID)
+	wm_count(skb, direction, reason);
+	if (reason == WM_UNENCRYPTED || reason == WM_INVALID) {
+		if (packet->protocol == IPPROTO_TCP && packet->l4 == WM_L4_PORTS)
+			wm_parse_tcp(skb, packet);
+		wm_tell_drop(skb, direction, reason, packet, peer);
 		return TC_ACT_SHOT;
+	}
 	if (direction == WM_INGRESS)
 		wm_set_mark(skb);
 	return TC_ACT_UNSPEC;
@@ -144,7 +145,7 @@ static __always_inline int wm_guard(struct __sk_buff *skb, bool l2, __u32 direct
 	struct wm_packet packet = {};
 	struct wm_ipcache_value *peer;
 	struct wm_config *settings;
-	__u32 row = 0;
+	__u32 row = 0, reason;
 	bool strict;
 
 	wm_parse_network(skb, l2, &packet);
@@ -162,8 +163,10 @@ static __always_inline int wm_guard(struct __sk_buff *skb, bool l2, __u32 direct
 	strict = peer->flags & WM_STRICT;
 	wm_parse_transport(skb, &packet);
 	if (direction == WM_EGRESS)
-		return wm_verdict(skb, WM_EGRESS, wm_reason_egress(skb, &packet, settings, strict));
-	return wm_verdict(skb, WM_INGRESS, wm_reason_ingress(skb, &packet, settings, strict));
+		reason = wm_reason_egress(skb, &packet, settings, strict);
+	else
+		reason = wm_reason_ingress(skb, &packet, settings, strict);
+	return wm_verdict(skb, direction, reason, &packet, peer->identity);
 }
 
 int egress_l2(struct __sk_buff *skb)

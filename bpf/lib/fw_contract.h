@@ -35,8 +35,6 @@
 
 /* Reasons beyond the guard's. From 130 on they are upstream's (pkg/monitor/api). */
 #define WM_FW_ALLOWED 68   /* a new flow that policy allows */
-#define WM_FW_LOST 69      /* an event that found the ring full */
-#define WM_FW_WITHHELD 70  /* an event of a drop beyond the rate that was asked for */
 #define WM_FW_AUDITED 66   /* a new flow that would have been dropped */
 #define WM_FW_FAILSAFE 67  /* a new flow that the failsafe lets through */
 #define WM_FW_POLICY 133   /* dropped: "Policy denied" */
@@ -162,55 +160,6 @@ struct wm_fragment_key {
 struct wm_fragment_ports {
 	__be16 source;
 	__be16 dest;
-};
-
-/* What the observer asks for. sample: one in so many flows; drops: events of one reason on one processor in a
- * tick. Nothing is told while told is 0. */
-struct wm_fw_watch {
-	__u32 told;
-	__u32 sample;
-	__u32 drops;
-	__u32 pad;
-};
-
-/* How many events of a reason this tick has had. */
-struct wm_fw_bucket {
-	__u32 tick;
-	__u32 used;
-};
-
-#define WM_EVENT_NEW 1      /* a flow was opened */
-#define WM_EVENT_ANSWERED 2 /* its first answer came */
-#define WM_EVENT_CLOSING 3  /* its first FIN, or RST */
-#define WM_EVENT_DROP 4     /* a packet was dropped */
-
-/* One event, as it lies in the ring; addresses and ports are the packet's. */
-struct wm_event {
-	__u64 time; /* CLOCK_MONOTONIC, ns */
-	__be32 src[4];
-	__be32 dst[4];
-	__u64 bytes[2]; /* of the flow up to now */
-	__u32 packets[2];
-	__u32 identity; /* of the peer */
-	__u32 row;
-	__u32 generation;
-	__u32 ifindex;
-	__u32 place; /* the number of the flow's slot in its table */
-	__be16 sport;
-	__be16 dport;
-	__u16 class;
-	__u8 kind; /* WM_EVENT_… */
-	__u8 reason;
-	__u8 direction; /* of the packet */
-	__u8 opened;    /* direction of the flow's first packet */
-	__u8 cell;
-	__u8 state;
-	__u8 family;
-	__u8 protocol;
-	__u8 tcp_flags;
-	__u8 icmp_type;
-	__u8 icmp_code;
-	__u8 pad[3];
 };
 
 /* An address that the kernel delivers here instead of routing it on, as far as was seen a moment ago. */

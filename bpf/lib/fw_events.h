@@ -35,7 +35,7 @@ static __always_inline void wm_fw_tell(struct __sk_buff *skb, __u32 direction, c
 		return;
 	if (kind == WM_EVENT_DROP) {
 		if (!wm_may_tell(reason, watch->drops)) {
-			wm_fw_count(skb, direction, WM_FW_WITHHELD, 0);
+			wm_fw_count(skb, direction, WM_WITHHELD, 0);
 			return;
 		}
 	} else if (watch->sample > 1 && (work->name.tag >> 2) % watch->sample) {
@@ -43,7 +43,7 @@ static __always_inline void wm_fw_tell(struct __sk_buff *skb, __u32 direction, c
 	}
 	event = fw_events.ringbuf_reserve(sizeof(*event));
 	if (!event) {
-		wm_fw_count(skb, direction, WM_FW_LOST, 0);
+		wm_fw_count(skb, direction, WM_LOST, 0);
 		return;
 	}
 	event->time = bpf_ktime_get_ns();

@@ -29,15 +29,4 @@ BPF_F_TABLE("percpu_array:" WM_MAPS "/metrics", __u32, struct wm_metric, fw_metr
 BPF_F_TABLE("array:" WM_MAPS "/watch", __u32, struct wm_fw_watch, fw_watch, 1, 0);
 BPF_F_TABLE("percpu_array:" WM_MAPS "/buckets", __u32, struct wm_fw_bucket, fw_buckets, 1, 0);
 
-/* bcc has no macro for a ring that is pinned already. */
-struct fw_events_table_t {
-	int key;
-	u32 leaf;
-	int (*ringbuf_output)(void *, u64, u64);
-	void *(*ringbuf_reserve)(u64);
-	void (*ringbuf_discard)(void *, u64);
-	void (*ringbuf_submit)(void *, u64);
-	u32 max_entries;
-};
-__attribute__((section("maps/ringbuf:" WM_MAPS
-		       "/events"))) struct fw_events_table_t fw_events = { .max_entries = 4096 };
+WM_RING(fw_events);

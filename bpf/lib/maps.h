@@ -18,3 +18,6 @@ BPF_F_TABLE("lpm_trie:" WM_MAPS "/prefix6", struct wm_prefix6_key, struct wm_ipc
 BPF_F_TABLE("hash:" WM_MAPS "/exceptions", struct wm_exception_key, __u32, exceptions, 1, 0);
 BPF_F_TABLE("array:" WM_MAPS "/config", __u32, struct wm_config, config, 1, 0);
 BPF_F_TABLE("percpu_array:" WM_MAPS "/metrics", __u32, struct wm_metric, metrics, 1, 0);
+BPF_F_TABLE("array:" WM_MAPS "/watch", __u32, struct wm_fw_watch, watch, 1, 0);
+BPF_F_TABLE("percpu_array:" WM_MAPS "/buckets", __u32, struct wm_fw_bucket, buckets, 1, 0);
+WM_RING(events);

@@ -294,7 +294,7 @@ static __always_inline bool wm_icmp_is_answer(const struct wm_packet *packet)
 	       (packet->protocol == IPPROTO_ICMP ? WM_ICMP_ECHO_REPLY : WM_ICMP6_ECHO_REPLY);
 }
 
-/* Flags of a TCP segment; false when its header is cut off. Not for the guard, which does not ask. */
+/* Flags of a TCP segment; false when its header is cut off. The guard asks only for what it drops. */
 static __always_inline bool wm_parse_tcp(struct __sk_buff *skb, struct wm_packet *packet)
 {
 	__u8 room;

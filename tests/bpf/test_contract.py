@@ -75,8 +75,8 @@ def test_rows_of_all_reasons_fit_the_array() -> None:
 
 
 def test_layouts_are_the_compilers(privileged: None, tmp_path: Path) -> None:
-    specs = {spec.name: spec for spec in contract.map_specs(16)}
-    source = re.sub(r'"(\w+):" WM_MAPS "/\w+"', r'"\1"', flatten())
+    specs = {spec.name: spec for spec in contract.map_specs(16) if spec.key_size}  # a ring has no layout
+    source = re.sub(r'"([\w/]+):" WM_MAPS\s*\\?\s*"/\w+"', r'"\1"', flatten())
     tree = find_headers(TestPaths(home=tmp_path)).tree
     done = subprocess.run(
         [PYTHON, "-I", "-c", _LAYOUTS, *specs],

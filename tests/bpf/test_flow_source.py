@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.bpf.fw_harness import FRIEND4, SELF4, FirewallBench
-from tests.bpf.harness import LISTEN_PORT, PYTHON, TestPaths, bpf_filesystem
+from tests.bpf.harness import DROP, LISTEN_PORT, PYTHON, Bench, TestPaths, bpf_filesystem, context, network
 from tests.bpf.netns import Namespace
 from tests.bpf.packets import udp
 from tests.bpf.test_firewall import ACK, FIN, SYN, echo, from_us, tcp, to_us
@@ -19,9 +19,12 @@ from wardmesh.api.server import Server
 from wardmesh.daemon import flow_source
 from wardmesh.daemon.firewall_tables import host_tables
 from wardmesh.daemon.flow_source import KernelFlows
+from wardmesh.datapath import bpfsys
 from wardmesh.datapath import fw_contract as fw
-from wardmesh.datapath.contract import EGRESS, INGRESS
+from wardmesh.datapath.contract import EGRESS, INGRESS, MEMBER, SELF, STRICT
 from wardmesh.datapath.firewall import Firewall
+from wardmesh.datapath.guard import Guard
+from wardmesh.datapath.pins import Pins
 from wardmesh.model.fleetmap import canonical, digest_of
 from wardmesh.model.identity import identities
 from wardmesh.observe.flow import Direction, FlowEvent, Kind, Policy, Verdict
@@ -57,10 +60,13 @@ class Host:
 
     def __init__(self, system: TestPaths, paths: TestPaths) -> None:
         """system: where the compiler finds headers; paths: of this host, with the same pins."""
+        self.system = system
         self.firewall = Firewall(system, 4096, ROWS_MAX, FLOWS_MAX, PYTHON)
         self.firewall.ensure_loaded()
         self.firewall.set_ports(LISTEN_PORT)
         self.firewall.set_policy(host_tables(parse_policies(sorted(POLICIES.items()), "test"), FLEET, "h1"))
+        self.guard = Guard(system, LISTEN_PORT, 4096, PYTHON)
+        self.protect()
         self.bench = FirewallBench(self.firewall, fw.map_specs(4096, ROWS_MAX, FLOWS_MAX))
         paths.etc.mkdir(parents=True)
         paths.config.write_text(
@@ -82,6 +88,21 @@ class Host:
         )
         self.source = KernelFlows(paths, lambda _fleet: "h1")
 
+    def protect(self) -> None:
+        """Load the guard; h2 is sealed."""
+        self.guard.ensure_loaded()
+        self.guard.set_members(
+            {network(SELF4): (IDENTITY["h1"], SELF), network(FRIEND4): (IDENTITY["h2"], MEMBER | STRICT)}
+        )
+
+    def unencrypted(self, direction: int, count: int = 1) -> None:
+        """So many packets of port 4000 to or from h2, at a physical device."""
+        packet = to_us(FRIEND4, tcp(4000, 80)) if direction == INGRESS else from_us(FRIEND4, tcp(4000, 80))
+        bench = Bench(self.guard, self.system)
+        run = bpfsys.prog_test_run(bench.program(direction), packet, context(), count)
+        bench.close()
+        assert run.verdict == DROP
+
     def told(self) -> list[FlowEvent]:
         """Everything that the kernel has to say."""
         return list(self.source.poll(0.0))
@@ -92,6 +113,7 @@ class Host:
         self._api.close()
         self.bench.close()
         self.firewall.close()
+        self.guard.close()
 
 
 @pytest.fixture(scope="module")
@@ -184,10 +206,51 @@ def test_a_flow_without_a_farewell_ends_with_its_time(host: Host, monkeypatch: p
     assert (ended.source_port, ended.destination_port) == (4000, 53)
 
 
+def test_what_the_guard_drops_is_told(host: Host) -> None:
+    host.unencrypted(INGRESS)
+    assert host.bench.passes(INGRESS, to_us(FRIEND4, tcp(4001, 80)))
+    host.unencrypted(EGRESS)
+    received, opened, sent = host.told()
+    assert opened.kind is Kind.VERDICT  # between the two, by its time
+    for one, direction in ((received, Direction.INGRESS), (sent, Direction.EGRESS)):
+        assert (one.kind, one.verdict, one.drop_reason) == (Kind.DROP, Verdict.DROPPED, 195)
+        assert (one.direction, one.encrypted, one.is_reply, one.denied_by) == (direction, False, None, ())
+        assert (one.source_port, one.destination_port, one.tcp_flags) == (4000, 80, SYN)
+    there, back = (received.source, received.source_identity), (sent.source, sent.source_identity)
+    assert (str(there[0]), there[1]) == (FRIEND4, IDENTITY["h2"])
+    assert (str(back[0]), back[1]) == (SELF4, IDENTITY["h1"])
+
+
+def test_what_the_guard_does_not_tell_is_counted(host: Host) -> None:
+    def withheld() -> int:
+        return host.guard.counters()["Event withheld"].packets
+
+    before, told = withheld(), 0
+    for _second in range(3):
+        host.unencrypted(INGRESS, 5000)
+        told += len(host.told())
+    assert 900 <= told < 15_000  # a thousand in a second; the test before may have told some
+    assert withheld() - before == 15_000 - told
+
+
+def test_the_guards_maps_may_be_made_anew(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_source, "_REFRESH", 0.0)
+    for folder in host.system.bpffs.glob("maps-*"):
+        Pins(host.system.bpffs).remove(folder)
+    host.guard.close()
+    assert host.told() == []
+    host.protect()
+    assert host.told() == []
+    host.unencrypted(EGRESS)
+    assert [one.drop_reason for one in host.told()] == [195]
+
+
 def test_nobody_listens_after_close(host: Host) -> None:
     host.source.close()
     assert host.bench.passes(INGRESS, to_us(FRIEND4, tcp(4000, 80)))
+    host.unencrypted(INGRESS)
     host.source._open_maps()
+    host.source._guard.refresh()
     assert host.told() == []
     assert host.bench.passes(INGRESS, to_us(FRIEND4, tcp(4001, 80)))
     assert [one.source_port for one in host.told()] == [4001]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from wardmesh.datapath import event_contract as ev
 from wardmesh.datapath import fw_contract as fw
 
-HEADER = (Path(__file__).parents[2] / "bpf/lib/fw_contract.h").read_text()
+HEADERS = Path(__file__).parents[2] / "bpf/lib"
+HEADER = (HEADERS / "fw_contract.h").read_text() + (HEADERS / "event.h").read_text()
 NUMBERS = {name: int(value) for name, value in re.findall(r"#define (WM_\w+) (\d+)\b(?! \*|<)", HEADER)}
 SIZES = {"__u64": 8, "__u32": 4, "__be32": 4, "__u16": 2, "__be16": 2, "__u8": 1}
 
@@ -58,10 +60,12 @@ def _count(name: str) -> int:
         ("WM_FW_NETS4", fw.STATE_NETS4),
         ("WM_FW_NETS6", fw.STATE_NETS6),
         ("WM_FW_ENFORCE", fw.STATE_ENFORCE),
-        ("WM_EVENT_NEW", fw.EVENT_NEW),
-        ("WM_EVENT_ANSWERED", fw.EVENT_ANSWERED),
-        ("WM_EVENT_CLOSING", fw.EVENT_CLOSING),
-        ("WM_EVENT_DROP", fw.EVENT_DROP),
+        ("WM_EVENT_NEW", ev.EVENT_NEW),
+        ("WM_EVENT_ANSWERED", ev.EVENT_ANSWERED),
+        ("WM_EVENT_CLOSING", ev.EVENT_CLOSING),
+        ("WM_EVENT_DROP", ev.EVENT_DROP),
+        ("WM_LOST", ev.LOST),
+        ("WM_WITHHELD", ev.WITHHELD),
         ("WM_WAYS", fw.WAYS),
         ("WM_TAG_ANSWERED", fw.TAG_ANSWERED),
         ("WM_TAG_BUSY", fw.TAG_BUSY),
@@ -90,9 +94,9 @@ def test_numbers(name: str, value: int) -> None:
         ("wm_flow_head", fw.HEAD.size),
         ("wm_flow4_set", fw.SET4_BYTES),
         ("wm_flow6_set", fw.SET6_BYTES),
-        ("wm_fw_watch", fw.WATCH.size),
-        ("wm_fw_bucket", fw.BUCKET.size),
-        ("wm_event", fw.EVENT.size),
+        ("wm_fw_watch", ev.WATCH.size),
+        ("wm_fw_bucket", ev.BUCKET.size),
+        ("wm_event", ev.EVENT.size),
         ("wm_fw_local", fw.LOCAL.size),
         ("wm_fw_room", fw.ROOM_BYTES),
         ("wm_judged_key", fw.JUDGED_KEY.size),

@@ -23,6 +23,7 @@ from tests.bpf.packets import udp
 from tests.bpf.test_firewall import ACK, FIN, SYN, echo, from_us, tcp, to_us
 
 from wardmesh.datapath import bpfsys
+from wardmesh.datapath import event_contract as ev
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.contract import EGRESS, INGRESS
 from wardmesh.datapath.event_ring import EventRing, watch
@@ -60,7 +61,7 @@ class Observer:
 
     def raw(self) -> list[tuple[object, ...]]:
         """Every event that waits."""
-        return [fw.EVENT.unpack(data) for data in self.ring.read(1 << 20)]
+        return [ev.EVENT.unpack(data) for data in self.ring.read(1 << 20)]
 
     def told(self) -> list[Told]:
         """Every event that waits, to be compared."""
@@ -74,7 +75,7 @@ class Observer:
 
 
 def _told(data: bytes) -> Told:
-    fields = fw.EVENT.unpack(data)
+    fields = ev.EVENT.unpack(data)
     family = fields[21]
     ends = [str(ipaddress.ip_address(raw[:4] if family == 2 else raw)) for raw in fields[1:3]]
     ports = int.from_bytes(fields[12], "big"), int.from_bytes(fields[13], "big")
@@ -99,7 +100,7 @@ def observer(wall: FirewallBench) -> Iterator[Observer]:
     found.ring.close()
 
 
-NEW, ANSWERED, CLOSING, DROPPED = fw.EVENT_NEW, fw.EVENT_ANSWERED, fw.EVENT_CLOSING, fw.EVENT_DROP
+NEW, ANSWERED, CLOSING, DROPPED = ev.EVENT_NEW, ev.EVENT_ANSWERED, ev.EVENT_CLOSING, ev.EVENT_DROP
 
 
 @pytest.mark.parametrize(("peer", "own"), [(FRIEND4, SELF4), (FRIEND6, SELF6)])
@@ -173,7 +174,7 @@ def test_nobody_is_told_before_somebody_asks(wall: FirewallBench, observer: Obse
 
 def test_a_full_ring_is_counted_and_changes_no_verdict(wall: FirewallBench, observer: Observer) -> None:
     driver = Driver(SOURCE_PORT[4])
-    room = fw.EVENTS_BYTES // (fw.EVENT.size + 8)
+    room = fw.EVENTS_BYTES // (ev.EVENT.size + 8)
     observer.listen(drops=1 << 30)
     before = observer.counted("Event lost")
     fd = driver.point(wall.program(INGRESS))

@@ -6,28 +6,29 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from conftest import Fleet, changed
 from lab import Host, Lab
+from prometheus import hurried, running
 from test_policy import PROBE, SERVER, apply, reaches
 
 pytestmark = pytest.mark.container
 
-CONFIG = json.dumps(
-    {
-        "wardmesh_config": {
-            "hostFirewall": {"enabled": True},
-            "hubble": {"enabled": True, "listenAddress": ":4244"},
-            "prometheus": {"enabled": True},
-        },
-        "wardmesh_relay_group": "wardmesh",
-        "wardmesh_observability_monitoring": False,
-    }
-)
+VARIABLES = {
+    "wardmesh_config": {
+        "hostFirewall": {"enabled": True},
+        "hubble": {"enabled": True, "listenAddress": ":4244"},
+        "prometheus": {"enabled": True},
+    },
+    "wardmesh_relay_group": "wardmesh",
+    "wardmesh_observability_monitoring": False,
+}
+CONFIG = json.dumps(VARIABLES)
+MONITORED = json.dumps({**VARIABLES, "wardmesh_observability_monitoring": True})
 POLICY = """
 apiVersion: cilium.io/v2
 kind: CiliumClusterwideNetworkPolicy
@@ -135,6 +136,15 @@ def test_the_sender_sees_the_round_trip(watched: Fleet) -> None:
     assert "-> node2:80" in closing and "FIN" in closing
 
 
+def test_what_goes_past_the_tunnel_is_told_as_dropped(watched: Fleet) -> None:
+    one, two, _three = watched.lab.hosts
+    since = now_on(one)
+    assert one.run(f"curl -sS -m 2 --interface host0 http://{two.address}/", check=False).returncode != 0
+    found = until(one, since, 1, "--verdict DROPPED", "--port 80")
+    assert {told(flow) for flow in found} == {(DROP, "DROPPED", "node1", "node2", "TCP", False, False)}
+    assert {flow["drop_reason_desc"] for flow in found} == {"UNENCRYPTED_TRAFFIC"}
+
+
 def test_the_relay_shows_the_fleet_and_says_who_is_missing(watched: Fleet) -> None:
     one, two, three = watched.lab.hosts
     since = now_on(one)
@@ -204,6 +214,40 @@ def test_what_audit_lets_through_becomes_a_policy(watched: Fleet) -> None:
     finally:
         apply(two, POLICY)
     assert not reaches(three, two.address, 443)
+
+
+def eventually(question: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Asked until it is so."""
+    end = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < end, what
+        time.sleep(0.3)
+
+
+def test_prometheus_scrapes_the_fleet_and_its_rules_fire_for_a_member_that_is_cut_off(watched: Fleet) -> None:
+    """The server lives on node1. The cable of node3 is pulled, and later plugged in again."""
+    one, two, _three = watched.lab.hosts
+    folder = watched.folder / "monitoring"
+    watched.play("observability", "-e", MONITORED, "-e", f"wardmesh_prometheus_dir={folder}")
+    apply(two, POLICY.replace('"4244"', '"9962"'))
+    one_of_three = f"wl-{watched.lab.name}-1"
+    cable = ["ip", "-n", f"wl-{watched.lab.name}", "link", "set", "p3"]
+    with running(one_of_three, hurried(folder), watched.folder / "tsdb") as server:
+        eventually(
+            lambda: server.value("up") == {"node1": 1, "node2": 1, "node3": 1}, "all three are scraped"
+        )
+        assert server.value('cilium_wireguard_peers{state="up"}') == {"node1": 2, "node2": 2, "node3": 2}
+        assert server.firing() == set()
+        subprocess.run([*cable, "down"], check=True)
+        try:
+            one.run("ip link del wardmesh_wg0")  # an idle tunnel stays up for minutes, a new one is not up
+            wanted = {("WardmeshObserverDown", "node3"), ("WardmeshMemberUnreachable", "node3")}
+            eventually(lambda: server.firing() >= wanted, "alerts for node3")
+            assert server.firing() == wanted
+        finally:
+            subprocess.run([*cable, "up"], check=True)
+        eventually(lambda: server.firing() == set(), "silence again", 120)
+    apply(two, POLICY)
 
 
 def test_a_second_run_changes_nothing(watched: Fleet) -> None:

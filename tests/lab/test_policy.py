@@ -59,6 +59,38 @@ spec:
 """
 
 
+# Says a byte every 20 ms to whoever connects, who never says anything.
+PUSH = """
+import socket, time
+link = socket.create_server(("", 8080)).accept()[0]
+while True: link.sendall(b"x"); time.sleep(0.02)
+"""
+# The longest silence, in seconds, of what says a byte every 20 ms; 99 for a connection that ended.
+LISTEN = """
+import socket, sys, time
+link = socket.create_connection((sys.argv[1], 8080)); link.settimeout(30)
+end, last, longest = time.monotonic() + float(sys.argv[2]), time.monotonic(), 0.0
+print("connected", flush=True)
+while time.monotonic() < end:
+    more = link.recv(1)
+    longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    if not more: longest = 99.0; break
+print(longest)
+"""
+# How many of the datagrams that are sent every 5 ms are answered.
+KNOCK = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.settimeout(0.005); sock.connect((sys.argv[1], 53))
+end, answers = time.monotonic() + float(sys.argv[2]), 0
+while time.monotonic() < end:
+    sock.send(b"x")
+    try: answers += len(sock.recv(1))
+    except TimeoutError: pass
+print(answers)
+"""
+
+
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Three hosts with the firewall on and no policy; node2 listens."""
@@ -182,6 +214,27 @@ def test_it_holds_while_the_agent_does_not_run(mesh: Fleet) -> None:
     assert not reaches(three, two.address, 80) and not reaches(one, two.address, 443)
     two.run("systemctl start wardmesh")
     assert reaches(one, two.address, 80) and not reaches(three, two.address, 80)
+
+
+def test_other_maps_open_nothing_and_cut_nothing(mesh: Fleet) -> None:
+    """As an upgrade brings them: the table of flows is made anew, and with it everything is judged again."""
+    one, two, three = mesh.lab.hosts
+    quiet = '  egress:\n  - toPorts: [{ports: [{port: "53", protocol: UDP}]}]\n'
+    apply(two, WEB.replace("PORT", "8080") + quiet)
+    pusher = two.popen(f"python3 -c '{PUSH}'")
+    time.sleep(1)
+    listener = one.popen(f"python3 -c '{LISTEN}' {two.address} 22")
+    assert listener.stdout is not None and listener.stdout.readline() == "connected\n"
+    knocker = three.popen(f"python3 -c '{KNOCK}' {two.address} 20")
+    maps = "ls -d /sys/fs/bpf/wardmesh/firewall/maps-*"
+    before = two.run(maps).stdout
+    larger = json.dumps({"wardmesh_config": {"hostFirewall": {"enabled": True}, "bpf": {"flowsMax": 65536}}})
+    mesh.play("site", "-e", larger, "--limit", "node2")
+    assert two.run(maps).stdout != before
+    assert knocker.communicate(timeout=60)[0].strip() == "0"
+    assert float(listener.communicate(timeout=60)[0].strip()) < 5.0
+    pusher.terminate()
+    mesh.play("site", "-e", CONFIG)
 
 
 def test_it_holds_over_a_restart_of_the_host_with_a_broken_file(mesh: Fleet) -> None:

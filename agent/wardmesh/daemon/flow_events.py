@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from wardmesh.daemon.rule_book import WORLDS, RuleBook
+from wardmesh.datapath import event_contract as ev
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.contract import EGRESS, INGRESS
 from wardmesh.model.fleetmap import Address
@@ -26,7 +27,7 @@ _TUNNEL_DEVICES = "wardmesh_wg"
 
 
 class Raw(NamedTuple):
-    """fw_contract.EVENT, field by field."""
+    """event_contract.EVENT, field by field."""
 
     time: int
     source: bytes
@@ -80,15 +81,15 @@ class Translator:
     def event(self, raw: Raw) -> FlowEvent:
         """One event of the ring."""
         base = self._base(raw)
-        if raw.kind == fw.EVENT_NEW:
+        if raw.kind == ev.EVENT_NEW:
             return self._opened(raw, base)
-        if raw.kind == fw.EVENT_DROP:
+        if raw.kind == ev.EVENT_DROP:
             return self._dropped(raw, base)
         key = (raw.family, raw.place)
         known = self.open.get(key)
         begin = known.time if known and _is_same(known.event, base) else None
         # Only where we opened it, the first answer has crossed the network twice.
-        tells_rtt = raw.kind == fw.EVENT_ANSWERED and raw.protocol == _TCP and raw.opened == EGRESS
+        tells_rtt = raw.kind == ev.EVENT_ANSWERED and raw.protocol == _TCP and raw.opened == EGRESS
         traffic = Traffic(
             raw.packets_there,
             raw.packets_back,
@@ -96,9 +97,9 @@ class Translator:
             raw.bytes_back,
             raw.time - begin if begin else 0,
             raw.time - begin if begin and tells_rtt else None,
-            raw.kind == fw.EVENT_CLOSING,
+            raw.kind == ev.EVENT_CLOSING,
         )
-        if raw.kind == fw.EVENT_CLOSING:
+        if raw.kind == ev.EVENT_CLOSING:
             self.open.pop(key, None)
         return base._replace(traffic=traffic)
 

@@ -13,12 +13,14 @@ from typing import Any
 
 from wardmesh.api import client
 from wardmesh.daemon.flow_events import OPEN_MAX, Raw, Translator
+from wardmesh.daemon.guard_drops import GuardDrops
 from wardmesh.daemon.rule_book import RuleBook
+from wardmesh.datapath import event_contract as ev
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.event_ring import EventRing, watch
 from wardmesh.datapath.flow_table import FlowTable
 from wardmesh.datapath.fw_view import PinnedFirewall
-from wardmesh.datapath.pins import Pins
+from wardmesh.datapath.pins import Pins, inode_of
 from wardmesh.datapath.ticks import seconds_until
 from wardmesh.host.files import read_bytes
 from wardmesh.host.paths import Paths
@@ -47,6 +49,7 @@ class KernelFlows:
         self._names: dict[int, str] = {}
         self._due: list[tuple[float, int, int]] = []  # (when to look, family, place) of open flows
         self._open_maps()
+        self._guard = GuardDrops(paths, self._config.members_max, DROPS)
         self._translator = Translator("", 0, self._name_of, time.time_ns() - time.monotonic_ns())
         self._known = (-1, 0)
         self._generation = 0
@@ -70,25 +73,25 @@ class KernelFlows:
 
     def lost(self) -> int:
         """Events that found the ring full since the start."""
-        return self._earlier + self._kernel_lost() - self._before
+        return self._earlier + self._kernel_lost() - self._before + self._guard.lost()
 
     def close(self) -> None:
         """Nothing is told any more."""
         watch(self._wall.maps["watch"], told=False)
         self._close_maps()
+        self._guard.close()
 
     # --- reading ---
 
     def _read(self) -> list[FlowEvent]:
         found = []
         now = time.monotonic()
-        for data in self._ring.read(BATCH):
-            raw = Raw._make(fw.EVENT.unpack(data))
+        for raw in self._raws():
             if raw.generation > self._generation:  # a new policy set: its rules before its first flow
                 self._generation = raw.generation
                 self._refresh()
             found.append(self._translator.event(raw))
-            if raw.kind == fw.EVENT_NEW and len(self._due) < OPEN_MAX:
+            if raw.kind == ev.EVENT_NEW and len(self._due) < OPEN_MAX:
                 heapq.heappush(self._due, (now + _FRESH, raw.family, raw.place))
         while self._due and self._due[0][0] <= now:
             _when, family, place = heapq.heappop(self._due)
@@ -96,6 +99,12 @@ class KernelFlows:
             if ended is not None:
                 found.append(ended)
         return found
+
+    def _raws(self) -> list[Raw]:
+        """From both rings; the guard's is nearly always empty."""
+        raws = [Raw._make(ev.EVENT.unpack(data)) for data in self._ring.read(BATCH)]
+        drops = [Raw._make(ev.EVENT.unpack(data)) for data in self._guard.read(BATCH)]
+        return sorted(raws + drops, key=lambda raw: raw.time) if drops else raws
 
     def _look_at(self, family: int, place: int) -> FlowEvent | None:
         """Is an open flow over? Its counters are those of its slot, as long as it is still its own."""
@@ -133,7 +142,7 @@ class KernelFlows:
         wall, folder = self._config.firewall, self._folder()
         specs = fw.map_specs(self._config.members_max, wall.rows_max, wall.flows_max)
         self._wall = PinnedFirewall(folder, specs, wall.rows_max)
-        self._made = _stamp(folder)
+        self._made = inode_of(folder)
         self._ring = EventRing(self._wall.maps["events"], fw.EVENTS_BYTES)
         sizes = dict(zip((4, 6), fw.flow_sets(wall.flows_max)))
         self._tables = {
@@ -148,15 +157,16 @@ class KernelFlows:
         self._wall.close()
 
     def _kernel_lost(self) -> int:
-        counters = self._wall.counters({fw.LOST: fw.REASONS[fw.LOST]})
+        counters = self._wall.counters({ev.LOST: ev.REASONS[ev.LOST]})
         return sum(counter.packets for counter in counters.values())
 
     def _refresh(self) -> None:
         """Take in another policy set, another fleet map, and maps that the agent made anew."""
         self._looked = time.monotonic()
         self._names.clear()
-        if _stamp(self._folder()) != self._made:
-            self._earlier = self.lost()
+        self._guard.refresh()
+        if inode_of(self._folder()) != self._made:
+            self._earlier += self._kernel_lost() - self._before
             self._close_maps()
             self._open_maps()
             self._before = self._kernel_lost()
@@ -182,13 +192,6 @@ class KernelFlows:
         except WardmeshError as error:
             LOG.warning("flows are told without the names of rules: %s", error)
             return {}
-
-
-def _stamp(folder: Path) -> int:
-    try:
-        return folder.stat().st_ino
-    except OSError:
-        return 0
 
 
 def _key(first: FlowEvent) -> bytes:

@@ -13,6 +13,8 @@ import struct
 from dataclasses import asdict, dataclass
 from typing import Union
 
+from wardmesh.datapath import event_contract as events
+
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 MARK = 0x1E00
@@ -45,10 +47,12 @@ REASONS = {
     EXEMPT: "Exempt",
     INVALID: "Invalid packet",
     UNENCRYPTED: "Traffic is unencrypted",
+    **events.REASONS,
 }
 DROP_REASONS = frozenset({INVALID, UNENCRYPTED})
 
 METRIC_ROWS = 1024
+EVENTS_BYTES = 256 << 10  # of the ring: two thousand drops
 
 # Layouts, as struct formats: "=" is the host's order without padding; addresses and ports are raw bytes
 # in network order.
@@ -100,6 +104,9 @@ def map_specs(members_max: int) -> tuple[MapSpec, ...]:
         MapSpec("exceptions", _HASH, EXCEPTION_KEY.size, 4, MAX_EXCEPTIONS),
         MapSpec("config", _ARRAY, ROW.size, CONFIG.size, 1),
         MapSpec("metrics", _PERCPU_ARRAY, ROW.size, METRIC.size, METRIC_ROWS),
+        MapSpec("watch", _ARRAY, ROW.size, events.WATCH.size, 1),
+        MapSpec("buckets", _PERCPU_ARRAY, ROW.size, events.BUCKET.size, events.BUCKETS),
+        MapSpec("events", events.RING, 0, 0, EVENTS_BYTES),
     )
 
 
@@ -120,7 +127,10 @@ def contract_hash(members_max: int) -> str:
         ],
         "directions": sorted(DIRECTIONS.items()),
         "reasons": sorted(REASONS.items()),
-        "layouts": [IPCACHE_VALUE.format, CONFIG.format, METRIC.format, EXCEPTION_KEY.format],
+        "layouts": [
+            layout.format
+            for layout in (IPCACHE_VALUE, CONFIG, METRIC, EXCEPTION_KEY, events.WATCH, events.EVENT)
+        ],
     }
     return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:12]
 

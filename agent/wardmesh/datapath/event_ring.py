@@ -11,7 +11,7 @@ import mmap
 import struct
 
 from wardmesh.datapath import bpfsys
-from wardmesh.datapath import fw_contract as fw
+from wardmesh.datapath import event_contract as ev
 from wardmesh.datapath.contract import ROW
 
 _POSITION = struct.Struct("=Q")
@@ -39,7 +39,7 @@ class EventRing:
         return int(_POSITION.unpack_from(self._data)[0] - _POSITION.unpack_from(self._reader)[0])
 
     def read(self, most: int) -> list[bytes]:
-        """Up to so many events (fw_contract.EVENT), oldest first; they leave the ring."""
+        """Up to so many events (event_contract.EVENT), oldest first; they leave the ring."""
         found: list[bytes] = []
         (position,) = _POSITION.unpack_from(self._reader)
         (end,) = _POSITION.unpack_from(self._data)
@@ -59,4 +59,4 @@ class EventRing:
 
 def watch(fd: int, *, told: bool, sample: int = 1, drops: int = 1000) -> None:
     """Say what is to be told, through the map "watch": one in so many flows, so many drops of a reason."""
-    bpfsys.map_update(fd, ROW.pack(0), fw.WATCH.pack(told, sample, drops, 0))
+    bpfsys.map_update(fd, ROW.pack(0), ev.WATCH.pack(told, sample, drops, 0))

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
+from wardmesh.datapath import event_contract as events
 from wardmesh.datapath.contract import METRIC, METRIC_ROWS, PREFIX_LEN, ROW, MapSpec, Network, ipcache_network
 
 CLASSES = 1024
@@ -29,15 +30,13 @@ STATE_AUDIT, STATE_NETS4, STATE_NETS6, STATE_ENFORCE = 1, 2, 4, 8
 
 FLOW_CLOSING, FLOW_REPLIED, FLOW_FAILSAFE = 1, 2, 4
 
-LOST = 69  # the reason of an event that found the ring full
 # From 130 on the names are upstream's (Cilium pkg/monitor/api).
 REASONS = {
     0: "Forwarded",
     66: "Audited",
     67: "Failsafe",
     68: "Allowed",
-    LOST: "Event lost",
-    70: "Event withheld",
+    **events.REASONS,
     133: "Policy denied",
     134: "Invalid packet",
     155: "CT: Map insertion failed",
@@ -67,14 +66,7 @@ SLOT4_BYTES, SLOT6_BYTES = 64, 128
 SET4_BYTES, SET6_BYTES = HEAD.size + WAYS * SLOT4_BYTES, HEAD.size + WAYS * SLOT6_BYTES
 FRAGMENT_KEY = struct.Struct("=16s16sII")
 LOCAL = struct.Struct("=16sIIII")  # address, device, until, family, unused
-WATCH = struct.Struct("=IIII")  # told, sample, drops, unused
-BUCKET = struct.Struct("=II")  # tick, used
-# time, source, destination, bytes ×2, packets ×2, identity, row, generation, device, place, ports, class,
-# kind, reason, direction, opened, cell, state, family, protocol, TCP flags, ICMP type and code
-EVENT = struct.Struct("=Q16s16sQQIIIIIII2s2sHBBBBBBBBBBB3x")
-EVENT_NEW, EVENT_ANSWERED, EVENT_CLOSING, EVENT_DROP = 1, 2, 3, 4
 EVENTS_BYTES = 4 << 20  # of the ring: thirty-seven thousand events
-BUCKETS = 256
 JUDGED_KEY = struct.Struct("=BBHI")  # direction, half, class, row
 
 PROGRAMS = ("egress_l2", "egress_l3", "ingress_l2", "ingress_l3")
@@ -87,7 +79,7 @@ MAX_JUDGED = 65536
 LOCALS = 256
 ROOM_BYTES = 384
 
-_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, RING = 1, 2, 6, 9, 11, 27
+_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE = 1, 2, 6, 9, 11
 _NO_PREALLOC, _MMAPABLE = 1, 1 << 10  # linux/bpf.h
 
 
@@ -116,9 +108,9 @@ def map_specs(peers_max: int, rows_max: int, flows_max: int) -> tuple[MapSpec, .
         MapSpec("locals", _PERCPU_ARRAY, ROW.size, LOCAL.size, LOCALS),
         MapSpec("room", _PERCPU_ARRAY, ROW.size, ROOM_BYTES, 1),
         MapSpec("metrics", _PERCPU_ARRAY, ROW.size, METRIC.size, METRIC_ROWS),
-        MapSpec("watch", _ARRAY, ROW.size, WATCH.size, 1),
-        MapSpec("buckets", _PERCPU_ARRAY, ROW.size, BUCKET.size, BUCKETS),
-        MapSpec("events", RING, 0, 0, EVENTS_BYTES),
+        MapSpec("watch", _ARRAY, ROW.size, events.WATCH.size, 1),
+        MapSpec("buckets", _PERCPU_ARRAY, ROW.size, events.BUCKET.size, events.BUCKETS),
+        MapSpec("events", events.RING, 0, 0, EVENTS_BYTES),
     )
 
 
@@ -138,7 +130,7 @@ def _power_of_two(least: int) -> int:
 def contract_hash(peers_max: int, rows_max: int, flows_max: int) -> str:
     """Twelve hex digits that change with any layout or size: the name of a generation of maps."""
     keys = (FAILSAFE_KEY, FLOW4_KEY, FLOW6_KEY, FRAGMENT_KEY, JUDGED_KEY)
-    layouts = (STATE, PORTS_ROW, PEER, FLOW, LOCAL, WATCH, EVENT, *keys)
+    layouts = (STATE, PORTS_ROW, PEER, FLOW, LOCAL, events.WATCH, events.EVENT, *keys)
     terms = {
         "maps": [asdict(spec) for spec in map_specs(peers_max, rows_max, flows_max)],
         "layouts": [layout.format for layout in layouts],

@@ -99,6 +99,14 @@ class Pins:
         return self._clsact(ifindex).is_dir()
 
 
+def inode_of(folder: Path) -> int:
+    """Tells one making of a folder of pins from the next; 0 where there is none."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return 0
+
+
 def open_pins(folder: Path, names: Iterable[str]) -> dict[str, int] | None:
     """Descriptors by name, or None when one is missing; the caller closes them."""
     opened: dict[str, int] = {}

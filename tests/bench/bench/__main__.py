@@ -7,13 +7,14 @@ import argparse
 import time
 from collections.abc import Callable
 
-from bench import agent, apply, firewall, fleetmap, observe, rollout, roundtrip, tunnel, verdict
+from bench import agent, apply, firewall, fleetmap, flows, observe, rollout, roundtrip, tunnel, verdict
 from bench.report import PAGE, Section, machine, renew, write_page
 
 PARTS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "verdict": verdict.run,
     "firewall": firewall.run,
     "observe": observe.run,
+    "flows": flows.run,
     "apply": apply.run,
     "roundtrip": roundtrip.run,
     "map": fleetmap.run,

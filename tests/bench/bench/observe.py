@@ -21,6 +21,7 @@ def run(say: Callable[[str], None], passes: int = 5) -> Section:
     from tests.fleets import numbered
 
     from wardmesh.daemon.flow_events import Raw, Translator
+    from wardmesh.datapath import event_contract as ev
     from wardmesh.datapath import fw_contract as fw
     from wardmesh.datapath.event_ring import EventRing, watch
     from wardmesh.observe.getflows import Encoder
@@ -42,7 +43,7 @@ def run(say: Callable[[str], None], passes: int = 5) -> Section:
             runs.time(runs.drivers[4].point(runs.programs["ingress"]), frame, FEW)
             translator = Translator("h1", 1, lambda _index: "eth0", 0)
             started = time.thread_time()
-            told = [translator.event(Raw._make(fw.EVENT.unpack(data))) for data in events.read(FEW)]
+            told = [translator.event(Raw._make(ev.EVENT.unpack(data))) for data in events.read(FEW)]
             reading.append(len(told) / (time.thread_time() - started))
             started = time.thread_time()
             flows = [namer.flow(event) for event in told]

@@ -39,7 +39,7 @@ class Controller:
     def __exit__(self, *_args: object) -> None:
         shutil.rmtree(self._folder)
 
-    def play(self, name: str) -> Run:
+    def play(self, name: str, *arguments: str) -> Run:
         """Run a playbook of the project, or the ping play."""
         playbook = REPO / f"playbooks/{name}.yml"
         if name == "ping":
@@ -54,7 +54,7 @@ class Controller:
         }
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         done = subprocess.run(
-            [str(REPO / ".venv/bin/ansible-playbook"), "-i", str(inventory), str(playbook)],
+            [str(REPO / ".venv/bin/ansible-playbook"), "-i", str(inventory), str(playbook), *arguments],
             capture_output=True,
             text=True,
             check=False,

@@ -172,8 +172,8 @@ def destroy(state: Path, lab: str, index: int) -> None:
     sh("ip", "netns", "del", name, check=False)
     sh("rm", "-rf", "--one-file-system", str(folder))
     for hierarchy in HIERARCHIES:
-        for folder, _folders, _files in os.walk(hierarchy / name, topdown=False):
-            _rmdir(Path(folder))
+        for place, _folders, _files in os.walk(hierarchy / name, topdown=False):
+            _rmdir(Path(place))
 
 
 def _rmdir(path: Path) -> None:

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guard drops, from a ring of its own: it stands where no firewall is, and needs none to tell."""
+
+from __future__ import annotations
+
+from wardmesh.datapath import contract
+from wardmesh.datapath import event_contract as ev
+from wardmesh.datapath.event_ring import EventRing, watch
+from wardmesh.datapath.pinned import PinnedMaps
+from wardmesh.datapath.pins import Pins, inode_of
+from wardmesh.host.paths import Paths
+from wardmesh.model.errors import WardmeshError
+
+
+class GuardDrops:
+    """The guard's maps as they are now; nothing is told while there is no guard.
+
+    members_max: bpf.membersMax, by which the maps are found. most: drops of one reason in a second and on one
+    processor.
+    """
+
+    def __init__(self, paths: Paths, members_max: int, most: int) -> None:
+        self._folder = Pins(paths.bpffs).maps(contract.contract_hash(members_max))
+        self._specs = contract.map_specs(members_max)
+        self._most = most
+        self._maps: PinnedMaps | None = None
+        self._ring: EventRing | None = None
+        self._made = self._before = self._earlier = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Open maps that are there now, and let go of those that are not any more."""
+        made = inode_of(self._folder)
+        if made == self._made:
+            return
+        self._earlier = self.lost()
+        self._let_go()
+        try:
+            self._maps = PinnedMaps(self._folder, self._specs, "guard")
+        except WardmeshError:
+            return  # being made, or switched off: the next look tells
+        self._made = made
+        self._before = self._kernel_lost()
+        self._ring = EventRing(self._maps.maps["events"], contract.EVENTS_BYTES)
+        watch(self._maps.maps["watch"], told=True, drops=self._most)
+
+    def read(self, most: int) -> list[bytes]:
+        """Up to so many events (event_contract.EVENT), oldest first."""
+        return self._ring.read(most) if self._ring is not None else []
+
+    def lost(self) -> int:
+        """Drops that found the ring full since the start."""
+        return self._earlier + self._kernel_lost() - self._before
+
+    def close(self) -> None:
+        """Nothing is told any more."""
+        if self._maps is not None:
+            watch(self._maps.maps["watch"], told=False)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
+        if self._maps is not None:
+            self._maps.close()
+        self._ring = self._maps = None
+        self._before = self._made = 0
+
+    def _kernel_lost(self) -> int:
+        if self._maps is None:
+            return 0
+        counters = self._maps.counters({ev.LOST: ev.REASONS[ev.LOST]})
+        return sum(counter.packets for counter in counters.values())
