@@ -30,10 +30,10 @@ def _call(helper: int) -> bytes:
     return _ins(0x85, imm=helper)
 
 
-def _load(code: bytes) -> int:
+def _load(code: bytes, kind: int = _SCHED_CLS) -> int:
     text, license_text = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
     request = struct.pack(
-        "=IIQQ", _SCHED_CLS, len(code) // 8, ctypes.addressof(text), ctypes.addressof(license_text)
+        "=IIQQ", kind, len(code) // 8, ctypes.addressof(text), ctypes.addressof(license_text)
     )
     return bpfsys._bpf(_PROG_LOAD, request)
 

@@ -7,7 +7,19 @@ import argparse
 import time
 from collections.abc import Callable
 
-from bench import agent, apply, firewall, fleetmap, flows, observe, rollout, roundtrip, tunnel, verdict
+from bench import (
+    agent,
+    apply,
+    firewall,
+    fleetmap,
+    flows,
+    observe,
+    receive,
+    rollout,
+    roundtrip,
+    tunnel,
+    verdict,
+)
 from bench.report import PAGE, Section, machine, renew, write_page
 
 PARTS: dict[str, Callable[[Callable[[str], None]], Section]] = {
@@ -15,6 +27,7 @@ PARTS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "firewall": firewall.run,
     "observe": observe.run,
     "flows": flows.run,
+    "receive": receive.run,
     "apply": apply.run,
     "roundtrip": roundtrip.run,
     "map": fleetmap.run,

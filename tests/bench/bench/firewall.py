@@ -57,7 +57,7 @@ class Size:
 
 
 def _tables(size: Size) -> object:
-    """rules openings, each of one port class for one group of peers; half of the peers are IPv6."""
+    """rules openings of TCP and UDP, each of a port class for a group; half of the peers are IPv6."""
     from wardmesh.datapath import fw_contract as fw
     from wardmesh.datapath.fw_tables import Peer, PolicyTables, class_table, row_of
 
@@ -79,7 +79,7 @@ def _tables(size: Size) -> object:
             peers[network] = Peer(70_000 + number, (row, row))
     empty = class_table([])
     return PolicyTables(
-        (classes, empty, empty, empty) * 2, peers, (nothing, nothing), (nothing, nothing), True
+        (classes, classes, empty, empty) * 2, peers, (nothing, nothing), (nothing, nothing), True
     )
 
 

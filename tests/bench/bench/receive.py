@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same packets through a host's receive path: our firewall, nftables as an expert writes it, none."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from bench.firewall import OWN, Size, loaded
+from bench.report import REPO, Section, median
+
+sys.path.insert(0, str(REPO))
+
+SIZE = Size(20_000, 1_000)  # half of the peers are IPv4: ten thousand
+MEMBERS, LINEAR_RULES = SIZE.identities // 2, 1_000
+PORT, FLOWS, MANY = 2_001, 1 << 14, 200_000
+NONE, OURS = "no firewall", "wardmesh, 10,000 peers, 1,000 rules"
+SET, LINEAR = "nftables, conntrack and a set of 10,000", "nftables, conntrack and 1,000 linear rules"
+CASES = ("established", "established, 16k flows", "new", "denied")
+
+
+def peer(number: int) -> str:
+    """An IPv4 peer; the last one may do nothing."""
+    return str(ipaddress.ip_address(SIZE.friend(4)) + number)
+
+
+def ruleset(linear: bool) -> str:
+    """What is established first; then one look-up in a set, or a rule for each of many others."""
+    head = "table inet bench {\n"
+    body = "chain in { type filter hook input priority filter; policy drop;\nct state established accept\n"
+    if linear:
+        others = (
+            f"ip saddr 10.9.{n >> 8}.{n & 255} udp dport {6000 + n} accept\n" for n in range(LINEAR_RULES)
+        )
+        body += "".join(others) + f"ip saddr != {peer(MEMBERS - 1)} udp dport {PORT} accept\n"
+    else:
+        elements = ", ".join(peer(number) for number in range(MEMBERS - 1))
+        head += f"set members {{ type ipv4_addr; elements = {{ {elements} }} }}\n"
+        body += f"ip saddr @members udp dport {PORT} accept\n"
+    return head + body + "}\n}\n"
+
+
+class Stage:
+    """A tap device with a socket behind it, in the namespace that the calling thread is in."""
+
+    def __init__(self) -> None:
+        from tests.bpf import packets
+        from tests.bpf.inject import Injector, Tap
+        from tests.bpf.netns import ip
+
+        self._packets, self._ip = packets, ip
+        ip("link set lo up")
+        self.tap = Tap("tap0", f"{OWN[4]}/8")
+        self.one, self.many = Injector(1), Injector(FLOWS)
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # full at once: nobody reads
+        self._socket.bind((OWN[4], PORT))
+        ip(f"neigh add {peer(0)} lladdr 02:00:00:00:00:02 dev tap0")
+
+    def send(self, injector: Any, source: str, count: int) -> float:
+        """Nanoseconds for a datagram of that source to our port."""
+        from tests.bpf.inject import addressed
+
+        text = self._packets.ethernet(self._packets.ipv4(source, OWN[4], self._packets.udp(1, PORT)))
+        return float(injector.run(self.tap, addressed(text, self.tap.mac), count))
+
+    def answer(self) -> None:
+        """The first peer's datagrams from every port are answered."""
+        from tests.bpf.inject import FIRST_PORT
+
+        self.send(self.many, peer(0), FLOWS)
+        for port in range(FIRST_PORT, FIRST_PORT + FLOWS):
+            self._socket.sendto(b"x", (peer(0), port))
+
+    def costs(self, number: int) -> dict[str, float]:
+        """Every case of a pass."""
+        self.send(self.one, peer(0), MANY // 10)
+        return {
+            CASES[0]: self.send(self.one, peer(0), MANY),
+            CASES[1]: self.send(self.many, peer(0), MANY),
+            CASES[2]: self.send(self.many, peer(number + 1), FLOWS),
+            CASES[3]: self.send(self.many, peer(MEMBERS - 1), MANY // 10),
+        }
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for held in (self.one, self.many, self.tap, self._socket):
+            held.close()
+
+
+@contextmanager
+def staged(name: str, wall: Any) -> Iterator[tuple[Stage, Any]]:
+    """A stage in a namespace of its own with this firewall on it; ours is moved there by being attached."""
+    from tests.bpf.netns import Namespace
+
+    namespace = Namespace()
+    with namespace.entered():
+        stage = Stage()
+        if name == OURS:
+            wall.attach([(stage.tap.index, "tap0", True)])
+        if name in (SET, LINEAR):
+            subprocess.run(
+                ["nft", "-f", "-"], input=ruleset(name == LINEAR), text=True, check=True, capture_output=True
+            )
+        stage.answer()
+    try:
+        yield stage, namespace
+    finally:
+        stage.close()
+        namespace.close()
+
+
+def run(say: Callable[[str], None], passes: int = 7) -> Section:
+    """All variants in turn, within each pass."""
+    samples: dict[str, dict[str, list[float]]] = {
+        name: {case: [] for case in CASES} for name in (NONE, OURS, SET, LINEAR)
+    }
+    with ExitStack() as held:
+        wall: Any = held.enter_context(loaded(SIZE))
+        stages = {name: held.enter_context(staged(name, wall)) for name in samples}
+        for number in range(passes):
+            say(f"pass {number + 1} of {passes}")
+            for name, (stage, namespace) in stages.items():
+                with namespace.entered():
+                    for case, spent in stage.costs(number).items():
+                        samples[name][case].append(spent)
+    return _section(samples, passes)
+
+
+def _section(samples: dict[str, dict[str, list[float]]], passes: int) -> Section:
+    def added(name: str, case: str) -> float:
+        return median([a - b for a, b in zip(samples[name][case], samples[NONE][case], strict=True)])
+
+    section = Section(
+        "The same packets through the receive path",
+        "IPv4 datagrams that a test run puts into a tap device's receive path, up to a socket that is full; "
+        "nanoseconds for a packet from the driver to the socket, or to the firewall that drops it, and what "
+        f"the firewall adds; denied: the whole. Medians of {passes} passes, in each of which all variants "
+        "run. iptables is not among them: this kernel has neither its tables nor nftables' compatibility for "
+        "it. `make bench PART=receive`",
+        ("", *(f"{case}, ns" for case in CASES)),
+    )
+    for name, found in samples.items():
+        cells = []
+        for case, values in found.items():
+            plus = "" if name == NONE or case == CASES[3] else f" (+{added(name, case):.0f})"
+            cells.append(f"{median(values):.0f}{plus}")
+        section.rows.append((name, *cells))
+    for case in (CASES[0], CASES[2]):
+        section.judge(f"{case}: added, to nftables with a set", added(OURS, case) / added(SET, case), 1 / 3)
+    denied = {name: median(found[CASES[3]]) for name, found in samples.items()}
+    section.judge("denied, to nftables with a set", denied[OURS] / denied[SET], 1 / 2)
+    return section
