@@ -172,7 +172,7 @@ def test_policies_hold_on_this_kernel_and_go_without_a_trace(fleet: Fleet) -> No
     config, shown = "/etc/wardmesh/config.yaml", "tc filter show dev host0 ingress"
     two.run(f"cp -p {config} /run/before; printf 'hostFirewall:\n  enabled: true\n' >> {config}")
     two.run("systemctl reload wardmesh")
-    until(lambda: "wardmeshfw" in two.run(shown).stdout, 180)
+    until(lambda: "wardmeshfw" in two.run(shown).stdout, 420)  # the compiler, on an emulated machine
     assert TEXT in fetch(one, two)
     for port, family, wanted in (
         ("1", "address", False),
