@@ -2,7 +2,8 @@
 """`make test`: runs every part, shows what it does, counts, and closes with `N passed, N failed`.
 
 Parts run in two lanes side by side: one that computes (linters, ansible-test, unit tests) and one that mostly
-waits for hosts (network namespaces, lab). Logs are in .build/logs/.
+waits for hosts (network namespaces, lab); the first ends with lab tests, too. Emulated machines come last and
+have the processors to themselves. Logs are in .build/logs/.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from checks.sanity import run_sanity
 from checks.suites import SUITES, run_suite
 
 # Lanes run side by side, the parts of a lane one after another.
-LANES = (("lint", "unit", "bpf", "conformance", "sanity"), ("netns", "lab", "molecule", "vm"))
-PARTS = tuple(part for lane in LANES for part in lane)
+LANES = (("lint", "unit", "bpf", "conformance", "sanity", "beside"), ("netns", "lab", "molecule"))
+ALONE = (("vm",),)  # after them, with nothing beside it
+PARTS = tuple(part for lane in LANES + ALONE for part in lane)
 
 
 def runner_of(part: str) -> Callable[[Progress], PartResult]:
@@ -57,6 +59,18 @@ def run_lane(parts: Sequence[str], progress: Progress) -> list[PartResult]:
     return results
 
 
+def run_stage(stage: Sequence[Sequence[str]], chosen: frozenset[str], progress: Progress) -> list[PartResult]:
+    """Run the chosen parts of these lanes, the lanes side by side."""
+    lanes = [lane for lane in ([part for part in lane if part in chosen] for lane in stage) if lane]
+    with ThreadPoolExecutor(max_workers=len(stage)) as pool:
+        futures = [pool.submit(run_lane, lane, progress) for lane in lanes]
+        try:
+            return [result for future in futures for result in future.result()]
+        except KeyboardInterrupt:
+            progress.stop_all()
+            raise
+
+
 def chosen_parts(words: Sequence[str]) -> list[str]:
     """The parts named on the command line, comma or space separated; all when none is."""
     names = [name for word in words for name in word.split(",") if name]
@@ -71,15 +85,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="*", help=f"one or more of {', '.join(PARTS)}; all without")
     chosen = chosen_parts(parser.parse_args().part)
-    lanes = [lane for lane in ([part for part in lane if part in chosen] for lane in LANES) if lane]
     progress = Progress()
-    with progress.heartbeat(), ThreadPoolExecutor(max_workers=len(lanes)) as pool:
-        futures = [pool.submit(run_lane, lane, progress) for lane in lanes]
-        try:
-            results = [result for future in futures for result in future.result()]
-        except KeyboardInterrupt:
-            progress.stop_all()
-            raise
+    with progress.heartbeat():
+        results = [
+            result for stage in (LANES, ALONE) for result in run_stage(stage, frozenset(chosen), progress)
+        ]
     failures = [f"{result.name}: {line}" for result in results for line in result.failures]
     if failures:
         print("\nWhat failed:\n" + "\n".join(f"  {line}" for line in failures))

@@ -16,7 +16,7 @@ from lab import Host, Lab
 from prometheus import hurried, running
 from test_policy import PROBE, SERVER, apply, reaches
 
-pytestmark = pytest.mark.container
+pytestmark = [pytest.mark.container, pytest.mark.beside]
 
 VARIABLES = {
     "wardmesh_config": {

@@ -28,7 +28,9 @@ SUITES = (
     Suite("bpf", "tests/bpf", 600),
     Suite("netns", "tests/netns", 600),
     Suite("conformance", "tests/conformance", 600),
-    Suite("lab", "tests/lab", 1500, marks="not vm"),
+    Suite("lab", "tests/lab", 1500, marks="not vm and not beside"),
+    # Labs of their own, which may stand beside the others'.
+    Suite("beside", "tests/lab", 1200, marks="beside"),
     # Emulated processors: eight minutes on two cores, which other parts use too.
     Suite("vm", "tests/lab", 1800, marks="vm"),
 )

@@ -30,7 +30,7 @@ def sh(*argv: str, check: bool = True) -> str:
 
 
 def make_room(note: Path, count: int) -> None:
-    """Raise the machine's limit of inotify instances for so many containers; note keeps what it was."""
+    """Raise the machine's limit of inotify instances for all these containers; note keeps what it was."""
     before, wanted = int(INOTIFY.read_text()), 128 + INOTIFY_EACH * count
     if before < wanted:
         if not note.exists():

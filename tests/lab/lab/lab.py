@@ -89,7 +89,8 @@ class Lab:
     def add(self, numbers: range) -> list[Host]:
         """Start more hosts and wait until they answer."""
         if self.kind == "container":
-            containers.make_room(self._inotify, numbers.stop)
+            others = len(list(self.state.parent.glob("*/[0-9]*")))
+            containers.make_room(self._inotify, others + len(numbers))
         for index in numbers:
             STARTERS[self.kind](self.image, self.state, self.name, index, self.bridge_ns)
         made = [self._host(index) for index in numbers]
