@@ -209,10 +209,12 @@ def why_renew(installed: bytes, public: bytes, who: Identity, bundle: bytes, now
         return "it has another key"
     if set(found.names) != set(who.names) or set(found.addresses) != set(who.addresses):
         return "its names or addresses changed"
+    if now < found.begins:
+        return "it is not valid yet"
     if not chains(first, between, roots, now):
         return "another CA has signed it"
     left = found.ends - now
-    if now < found.begins or left * RENEW_PART < found.ends - found.begins:
+    if left * RENEW_PART < found.ends - found.begins:
         return f"it ends in {max(0.0, left / DAY):.0f} days"
     return ""
 
