@@ -165,7 +165,7 @@ def sign_fleet(
         if who is None:
             raise AuthorityError("%s: no member of the fleet map (remedy: run site.yml first)" % host)
         key = read_request(str(facts["csr"]).encode(), host)
-        why = why_renew(installed.encode(), public_bytes(key), who, authority.bundle, now)
+        why = why_renew(installed.encode(), public_bytes(key), who, authority, now)
         plan.certificates[host] = issue(authority, key, who, now, days).decode() if why else installed
         if why:
             plan.lines.append("%s: %s" % (host, why))
@@ -255,7 +255,7 @@ def sign_client(folder: Folder, cluster: str, name: str, now: float, days: float
     from wardmesh.model.authority import Identity, issue, new_key, private_pem, why_renew
     from wardmesh.model.certificates import public_bytes, read_private
 
-    if not CLIENT_NAME.match(name):
+    if not CLIENT_NAME.fullmatch(name):
         raise AuthorityError("%r is no name for a client (remedy: small letters, digits and hyphens)" % name)
     authority, made = authority_of(folder, cluster, now)
     plan = Plan(ca=authority.bundle.decode(), changed=made)
@@ -264,7 +264,7 @@ def sign_client(folder: Folder, cluster: str, name: str, now: float, days: float
     folder.check_private(folder.path / (path + ".key"))
     pem, old = folder.read(path + ".key"), folder.read(path + ".crt")
     key = read_private(pem, path) if pem else new_key()
-    why = why_renew(old, public_bytes(key.public_key()), who, authority.bundle, now)
+    why = why_renew(old, public_bytes(key.public_key()), who, authority, now)
     if not pem:
         folder.write(path + ".key", private_pem(key), 0o600)
     if why:

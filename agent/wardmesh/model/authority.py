@@ -11,12 +11,12 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from wardmesh.model.certificates import (
-    chains,
     leaf_of,
     may_sign,
     public_bytes,
     read_certificates,
     read_private,
+    signed_by,
     span,
 )
 from wardmesh.model.errors import WardmeshError
@@ -195,13 +195,12 @@ def _alternative(who: Identity) -> Any:
     return x509.SubjectAlternativeName([*names, *addresses])
 
 
-def why_renew(installed: bytes, public: bytes, who: Identity, bundle: bytes, now: float) -> str:
+def why_renew(installed: bytes, public: bytes, who: Identity, authority: Authority, now: float) -> str:
     """Why a member needs another certificate than the one that it has; empty where it does not."""
     if not installed:
         return "it has none"
     try:
-        first, *between = read_certificates(installed, who.common_name)
-        roots = read_certificates(bundle, "CA")
+        first = read_certificates(installed, who.common_name)[0]
     except WardmeshError:
         return "it has a damaged one"
     found = leaf_of(first)
@@ -211,7 +210,7 @@ def why_renew(installed: bytes, public: bytes, who: Identity, bundle: bytes, now
         return "its names or addresses changed"
     if now < found.begins:
         return "it is not valid yet"
-    if not chains(first, between, roots, now):
+    if not signed_by(first, authority.certificate):
         return "another CA has signed it"
     left = found.ends - now
     if left * RENEW_PART < found.ends - found.begins:

@@ -160,7 +160,7 @@ def chains(
         issuer = next((item for item in known if _issued(current, item, now)), None)
         if issuer is None:
             return False
-        if issuer in roots and _signed_by(issuer, issuer):
+        if issuer in roots and signed_by(issuer, issuer):
             return True
         current = issuer
     return False
@@ -168,7 +168,7 @@ def chains(
 
 def _issued(certificate: Certificate, issuer: Certificate, now: float) -> bool:
     begins, ends = span(issuer)
-    return begins <= now < ends and may_sign(issuer) and _signed_by(certificate, issuer)
+    return begins <= now < ends and may_sign(issuer) and signed_by(certificate, issuer)
 
 
 def may_sign(certificate: Certificate) -> bool:
@@ -187,7 +187,8 @@ def may_sign(certificate: Certificate) -> bool:
         return True
 
 
-def _signed_by(certificate: Certificate, issuer: Certificate) -> bool:
+def signed_by(certificate: Certificate, issuer: Certificate) -> bool:
+    """Is the signature of one the other's, by name and by key?"""
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 

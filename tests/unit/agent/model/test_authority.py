@@ -289,21 +289,20 @@ def test_when_it_is_renewed() -> None:
     ca, other, key = authority_at(), authority_at(), new_key()
     good = issue(ca, key.public_key(), WHO, NOW)
     moved = Identity(WHO.common_name, WHO.names, ("10.0.0.2",))
-    cases: list[tuple[str, bytes, Any, Identity, bytes, float]] = [
-        ("", good, key, WHO, ca.bundle, NOW),
-        ("", good, key, WHO, ca.bundle, NOW + 119 * DAY),
-        ("ends in 59 days", good, key, WHO, ca.bundle, NOW + 121 * DAY),
-        ("ends in 0 days", good, key, WHO, ca.bundle, NOW + 400 * DAY),
-        ("not valid yet", good, key, WHO, ca.bundle, NOW - DAY / 2),
-        ("none", b"", key, WHO, ca.bundle, NOW),
-        ("damaged", good[:-50], key, WHO, ca.bundle, NOW),
-        ("another key", good, new_key(), WHO, ca.bundle, NOW),
-        ("names or addresses", good, key, moved, ca.bundle, NOW),
-        ("another CA", good, key, WHO, other.bundle, NOW),
-        ("", good, key, WHO, other.bundle + ca.bundle, NOW),
+    cases: list[tuple[str, bytes, Any, Identity, Authority, float]] = [
+        ("", good, key, WHO, ca, NOW),
+        ("", good, key, WHO, ca, NOW + 119 * DAY),
+        ("ends in 59 days", good, key, WHO, ca, NOW + 121 * DAY),
+        ("ends in 0 days", good, key, WHO, ca, NOW + 400 * DAY),
+        ("not valid yet", good, key, WHO, ca, NOW - DAY / 2),
+        ("none", b"", key, WHO, ca, NOW),
+        ("damaged", good[:-50], key, WHO, ca, NOW),
+        ("another key", good, new_key(), WHO, ca, NOW),
+        ("names or addresses", good, key, moved, ca, NOW),
+        ("another CA", good, key, WHO, other, NOW),
     ]
-    for words, pem, held, who, bundle, now in cases:
-        why = why_renew(pem, spki(held), who, bundle, now)
+    for words, pem, held, who, signer, now in cases:
+        why = why_renew(pem, spki(held), who, signer, now)
         assert bool(why) is bool(words) and words in why, (words, why)
 
 
