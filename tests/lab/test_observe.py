@@ -157,6 +157,11 @@ def test_the_relay_shows_the_fleet_and_says_who_is_missing(watched: Fleet) -> No
         three.run("systemctl start wardmesh-observer")
 
 
+def shown(cert: Path, key: Path) -> list[str]:
+    """Flags of a client that has a certificate."""
+    return ["--tls-client-cert-file", str(cert), "--tls-client-key-file", str(key)]
+
+
 def ask_relay(watched: Fleet, *words: str) -> subprocess.CompletedProcess[str]:
     """From outside of the fleet: the controller on the hosts' bridge."""
     python = [str(ROOT / ".venv/bin/python"), "-m", "wardmesh", "observe", "--server", f"tls://{RELAY}:4245"]
