@@ -36,7 +36,8 @@ SHOW = """
         mode: "0644"
         content: >-
           {{ {'wanted': wardmesh_observability_wanted, 'drop_in': wardmesh_observability_drop_in,
-              'port': wardmesh_observability_port | int} | to_json }}
+              'port': wardmesh_observability_port | int,
+              'certified': wardmesh_observability_certified | bool} | to_json }}
 """
 
 
@@ -145,7 +146,7 @@ CASES = (
 
 
 def test_the_configuration_decides_which_services_run(controller, tmp_path):
-    inventory = hosts(wardmesh_relay_group="relays", wardmesh_prometheus_group="")
+    inventory = hosts(**SHOWN)
     inventory["wardmesh"]["hosts"] = {case[0]: {"wardmesh_config": case[1]} for case in CASES}
     inventory["relays"] = {"hosts": {"relay": {}}}
     controller(SHOW, inventory)
@@ -155,6 +156,39 @@ def test_the_configuration_decides_which_services_run(controller, tmp_path):
         assert {unit for unit, on in found["wanted"].items() if on} == wanted, name
         assert [line for line in found["drop_in"].splitlines() if "=" in line] == lines, name
         assert found["port"] == port, name
+
+
+HUBBLE = {"hubble": {"enabled": True, "listenAddress": ":4244"}}
+# host, its configuration, wardmesh_hubble_tls, whether the rollout brings a certificate
+CERTIFIED = (
+    ("everywhere", HUBBLE, "auto", True),
+    ("address", {"hubble": {"enabled": True, "listenAddress": "10.0.0.1:4244"}}, "auto", True),
+    ("flat", {"hubble.enabled": True, "hubble.listenAddress": ":4244"}, "auto", True),
+    ("loopback", {"hubble": {"enabled": True, "listenAddress": "127.0.0.1:4244"}}, "auto", False),
+    ("loopback6", {"hubble": {"enabled": True, "listenAddress": "[::1]:4244"}}, "auto", False),
+    ("socket", {"hubble": {"enabled": True}}, "auto", False),
+    ("disabled", {"hubble": {"enabled": False, "listenAddress": ":4244"}}, "auto", False),
+    ("metrics", {"prometheus": {"enabled": True}}, "auto", False),
+    ("relay", {}, "auto", True),
+    ("off", HUBBLE, "off", False),
+    ("unquoted", HUBBLE, False, False),
+    ("files", HUBBLE, "files", False),
+    ("own", {"hubble": {**HUBBLE["hubble"], "tls": {"certFile": "/c", "keyFile": "/k"}}}, "auto", False),
+)
+SHOWN = {"wardmesh_relay_group": "relays", "wardmesh_prometheus_group": "", "wardmesh_hubble_tls": "auto"}
+
+
+def test_the_configuration_decides_who_gets_a_certificate(controller, tmp_path):
+    inventory = hosts(**SHOWN)
+    inventory["wardmesh"]["hosts"] = {
+        name: {"wardmesh_config": config, "wardmesh_hubble_tls": wanted}
+        for name, config, wanted, _certified in CERTIFIED
+    }
+    inventory["relays"] = {"hosts": {"relay": {}}}
+    controller(SHOW, inventory)
+    for name, _config, _wanted, certified in CERTIFIED:
+        found = json.loads((tmp_path / f"{name}.json").read_text())
+        assert found["certified"] is certified, name
 
 
 def unit_of(name):
