@@ -9,6 +9,7 @@ import time
 
 from ansible.parsing.vault import is_encrypted
 from ansible.plugins.action import ActionBase
+from ansible_collections.wardmesh.fleet.plugins.action.fleet_map import read
 from ansible_collections.wardmesh.fleet.plugins.plugin_utils import _authority
 
 
@@ -20,15 +21,6 @@ def requests_of(variable, task_vars):
         if "csr" in facts:
             found[str(host)] = facts
     return found
-
-
-def read(path):
-    """The fleet map; an empty text where there is none yet."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read()
-    except FileNotFoundError:
-        return b""
 
 
 class ActionModule(ActionBase):

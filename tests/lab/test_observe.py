@@ -27,7 +27,7 @@ CONFIG = json.dumps(
         "wardmesh_config": {
             "hostFirewall": {"enabled": True},
             "hubble": {"enabled": True, "listenAddress": ":4244", "relay": {"listenAddress": ":4245"}},
-            "prometheus": {"enabled": True},
+            "prometheus": {"enabled": True, "tls": True},
         },
         "wardmesh_relay_group": "wardmesh",
         "wardmesh_observability_monitoring": False,
@@ -162,9 +162,11 @@ def shown(cert: Path, key: Path) -> list[str]:
     return ["--tls-client-cert-file", str(cert), "--tls-client-key-file", str(key)]
 
 
-def ask_relay(watched: Fleet, *words: str) -> subprocess.CompletedProcess[str]:
+def ask_relay(
+    watched: Fleet, *words: str, server: str = f"tls://{RELAY}:4245"
+) -> subprocess.CompletedProcess[str]:
     """From outside of the fleet: the controller on the hosts' bridge."""
-    python = [str(ROOT / ".venv/bin/python"), "-m", "wardmesh", "observe", "--server", f"tls://{RELAY}:4245"]
+    python = [str(ROOT / ".venv/bin/python"), "-m", "wardmesh", "observe", "--server", server]
     return subprocess.run(
         ["ip", "netns", "exec", watched.lab.bridge_ns, *python, "--all", "-o", "jsonpb", *words],
         capture_output=True,
@@ -272,14 +274,17 @@ def test_status_names_the_observer(watched: Fleet) -> None:
 
 def test_metrics_answer_members_and_nobody_else(watched: Fleet) -> None:
     one, two, _three = watched.lab.hosts
-    text = one.run(f"curl -sS -m 5 http://{one.address}:9962/metrics").stdout
+    believed = "--cacert /etc/wardmesh/tls/ca.crt"
+    text = one.run(f"curl -sS -m 5 {believed} https://{one.address}:9962/metrics").stdout
     assert 'cilium_wireguard_peers{state="up"} 2.0' in text
     assert "hubble_flows_processed_total" in text
-    over = one.run(f"curl -sS -m 5 http://{two.address}:9962/metrics", check=False)
+    assert "cilium_wireguard_peers" in one.run("curl -sS -m 5 http://127.0.0.1:9962/metrics").stdout
+    assert one.run(f"curl -sS -m 5 http://{one.address}:9962/metrics", check=False).returncode != 0
+    over = one.run(f"curl -sS -m 5 {believed} https://{two.address}:9962/metrics", check=False)
     assert over.returncode != 0  # node2's policy does not open the port
-    ask = ["curl", "-sS", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}"]
+    ask = ["curl", "-sSk", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}"]
     outside = subprocess.run(
-        ["ip", "netns", "exec", "wl-observe", *ask, f"http://{one.address}:9962/metrics"],
+        ["ip", "netns", "exec", "wl-observe", *ask, f"https://{one.address}:9962/metrics"],
         capture_output=True,
         text=True,
         check=False,
@@ -333,6 +338,23 @@ def test_doctor_and_sysdump_speak_of_a_healthy_host(watched: Fleet) -> None:
     one.run("wardmesh sysdump --output /run/dump.tar.gz")
     assert one.run("stat -c %a /run/dump.tar.gz").stdout.strip() == "600"
     assert one.run(f"tar xOzf /run/dump.tar.gz | grep -c -F '{key}'", check=False).stdout.strip() == "0"
+
+
+def test_without_certificates_only_the_tunnel_is_served(watched: Fleet) -> None:
+    """Switched off, keys and certificates go; in strict mode members ask each other inside the tunnel."""
+    off = json.dumps({**json.loads(CONFIG), "wardmesh_hubble_tls": "off"})
+    watched.play("site", "-e", off)
+    one = watched.lab.hosts[0]
+    for host in watched.lab.hosts:
+        left = host.run("ls /etc/wardmesh/tls /var/lib/wardmesh/keys", check=False).stdout
+        assert "hubble" not in left and "ca.crt" not in left
+    since = now_on(one)
+    assert reaches(one, watched.lab.hosts[1].address, 80)
+    assert {flow["node_name"].split("/")[1] for flow in until(one, since, 6, "--fleet", "--port", "80")} == {
+        "node1",
+        "node2",
+    }
+    assert ask_relay(watched, server=f"{RELAY}:4245").returncode != 0
 
 
 def test_uninstall_takes_the_observer_along(watched: Fleet) -> None:

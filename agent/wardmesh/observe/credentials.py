@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import logging
+import socket
+import ssl
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +94,38 @@ class Reloading:
         """What gRPC listens with; a client CA makes certificates of clients a must."""
         required = self._tls.client_ca is not None
         return need("grpc").dynamic_ssl_server_credentials(self._first, self.newest, required)
+
+
+class SocketTls:
+    """TLS for a server of plain sockets: the newest good files, looked at with every connection.
+
+    Clients need no certificate. While there are no files, connections are closed: never plain text instead.
+    """
+
+    def __init__(self, find: Callable[[], Tls | None]) -> None:
+        """find: the files that are to be used now."""
+        self._find = find
+        self._lock = threading.Lock()
+        self._seen: Stamps = ()
+        self._context: ssl.SSLContext | None = None
+
+    def __call__(self, link: socket.socket) -> ssl.SSLSocket:
+        """The connection after its handshake; OSError where there is none."""
+        return self._newest().wrap_socket(link, server_side=True)
+
+    def _newest(self) -> ssl.SSLContext:
+        with self._lock:
+            tls = self._find()
+            stamps = stamps_of(tls)
+            if tls is not None and stamps != self._seen:
+                self._seen = stamps
+                made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                made.minimum_version = ssl.TLSVersion.TLSv1_2
+                try:
+                    made.load_cert_chain(tls.cert, tls.key)
+                    self._context = made
+                except OSError as error:
+                    LOG.error("metrics: %s: %s", tls.cert, error)
+            if self._context is None or tls is None:
+                raise OSError("no certificate for TLS")
+            return self._context

@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from tests.fleets import numbered
+
+from wardmesh.model.authority import make_authority
 
 REPO = Path(__file__).resolve().parents[3]
 PLAY = """
@@ -106,6 +109,19 @@ def test_prometheus_takes_what_is_written_and_a_second_run_changes_nothing(contr
     assert "changed=0" in controller(PLAY, inventory)
 
 
+def test_by_tls_prometheus_is_told_whom_to_believe(controller, tmp_path):
+    config = {"prometheus": {"enabled": True, "tls": True}}
+    ca = make_authority("prod", time.time())[0].decode()
+    controller(PLAY, hosts(wardmesh_config=config, wardmesh_observability_signed={"ca": ca}))
+    folder = tmp_path / "monitoring"
+    assert (folder / "ca.crt").read_text() == ca
+    for name in ("prometheus.yml", "scrape.yml"):
+        job = yaml.safe_load((folder / name).read_text())["scrape_configs"][0]
+        assert (job["scheme"], job["tls_config"]) == ("https", {"ca_file": str(folder / "ca.crt")})
+    done = promtool("check", "config", str(folder / "prometheus.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 WHOLE = """
 - hosts: wardmesh
   gather_facts: false
@@ -169,6 +185,8 @@ CERTIFIED = (
     ("socket", {"hubble": {"enabled": True}}, "auto", False),
     ("disabled", {"hubble": {"enabled": False, "listenAddress": ":4244"}}, "auto", False),
     ("metrics", {"prometheus": {"enabled": True}}, "auto", False),
+    ("https", {"prometheus": {"enabled": True, "tls": True}}, "auto", True),
+    ("no metrics", {"prometheus": {"enabled": False, "tls": True}}, "auto", False),
     ("relay", {}, "auto", True),
     ("off", HUBBLE, "off", False),
     ("unquoted", HUBBLE, False, False),
