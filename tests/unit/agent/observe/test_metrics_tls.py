@@ -82,9 +82,9 @@ def test_a_new_certificate_is_used_and_a_broken_one_is_not(
 
     def serial() -> int:
         context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
-        with socket.create_connection(("127.0.0.1", secured), 5) as link:
-            with context.wrap_socket(link, server_hostname="127.0.0.1") as met:
-                return x509.load_der_x509_certificate(met.getpeercert(binary_form=True) or b"").serial_number
+        link = socket.create_connection(("127.0.0.1", secured), 5)
+        with context.wrap_socket(link, server_hostname="127.0.0.1") as met:
+            return x509.load_der_x509_certificate(met.getpeercert(binary_form=True) or b"").serial_number
 
     certify(paths, "db1", ca)
     first = serial()
