@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wardmesh.host.files import check_private
 from wardmesh.host.paths import Paths
 from wardmesh.model.certificates import check_pair, read_certificates
 from wardmesh.model.errors import WardmeshError
@@ -45,6 +46,17 @@ def _stamp(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_ino
 
 
+def why_unusable(tls: Tls | None) -> str:
+    """What is wrong with the files of the rollout; those of the configuration stop the start instead."""
+    if tls is None or not tls.rollout:
+        return ""
+    try:
+        Reloading(tls)
+    except WardmeshError as error:
+        return str(error)
+    return ""
+
+
 def read_pem(path: Path) -> bytes:
     """A certificate or key; WardmeshError where it cannot be read."""
     try:
@@ -71,6 +83,8 @@ class Reloading:
     def _read(self) -> Any:
         tls = self._tls
         chain, key = read_pem(tls.cert), read_pem(tls.key)
+        if tls.rollout:
+            check_private(tls.key)
         check_pair(chain, key, str(tls.cert))
         bundle = read_pem(tls.client_ca) if tls.client_ca else None
         if bundle is not None:
@@ -122,10 +136,12 @@ class SocketTls:
                 made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
                 made.minimum_version = ssl.TLSVersion.TLSv1_2
                 try:
+                    if tls.rollout:
+                        check_private(tls.key)
                     made.load_cert_chain(tls.cert, tls.key)
                     self._context = made
-                except OSError as error:
-                    LOG.error("metrics: %s: %s", tls.cert, error)
+                except (OSError, WardmeshError) as error:
+                    LOG.error("metrics: the certificate before stays in use: %s: %s", tls.cert, error)
             if self._context is None or tls is None:
                 raise OSError("no certificate for TLS")
             return self._context

@@ -14,7 +14,7 @@ from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Address, FleetMap
 from wardmesh.observe.client import Access
-from wardmesh.observe.credentials import stamps_of
+from wardmesh.observe.credentials import stamps_of, why_unusable
 from wardmesh.observe.links import Links, follow_peers
 from wardmesh.observe.listen import Gate, Plan, plan
 from wardmesh.observe.needs import need
@@ -97,6 +97,7 @@ class _Relay:
         self._service = RelayService(self._links, lambda: self._gate, f"{cluster}/{own}" if own else "relay")
         self._plan = Plan()
         self._server: Any = None
+        self._problem = ""
 
     async def serve(self, ready: Callable[[], None]) -> None:
         """Until SIGTERM; WardmeshError where the first try to listen fails."""
@@ -157,7 +158,13 @@ class _Relay:
             raise
         if self._server is not None and wanted == self._plan:
             return
+        problem = why_unusable(tls)
+        if problem != self._problem and problem:
+            LOG.error("hubble relay: nobody is served: %s", problem)
+        self._problem = problem
         await self._close()
+        if problem:
+            return
         for warning in wanted.warnings:
             LOG.warning("%s", warning)
         server = start_server(self._service.handlers(), wanted.bindings, tls)

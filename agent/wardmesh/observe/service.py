@@ -20,7 +20,7 @@ from wardmesh.model.certificates import server_name
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
-from wardmesh.observe.credentials import rollout_tls
+from wardmesh.observe.credentials import rollout_tls, stamps_of, why_unusable
 from wardmesh.observe.exporter import Exporter
 from wardmesh.observe.flow import FlowEvent, FlowSource, Lost, LostSource
 from wardmesh.observe.listen import Gate, Plan, plan
@@ -156,8 +156,8 @@ class Observer:
             LOG.info("hubble: flows are written again, %d were not", self._exporter.failed)
 
     def _stamps(self) -> tuple[int, ...]:
-        rollout = rollout_tls(self._paths) is not None  # what is in these files is looked at by Reloading
-        return _stamp(self._paths.fleet), _stamp(self._paths.mode), int(rollout)
+        rollout = stamps_of(rollout_tls(self._paths))
+        return _stamp(self._paths.fleet), _stamp(self._paths.mode), *(stamp for stamp, _inode in rollout)
 
     def _load_names(self) -> Names:
         fleet = read_fleet(self._paths)
@@ -178,6 +178,12 @@ class Observer:
         self._gate = gate_of(names.fleet, tls)
         if self._server is not None and wanted == self._plan:
             return
+        problem = why_unusable(tls)
+        if problem:  # metrics and the socket go on; the next run of the playbook may mend it
+            LOG.error("hubble: only the socket is served: %s", problem)
+            wanted, tls = Plan(), None
+            if self._server is not None and not self._plan.bindings:
+                return
         for warning in wanted.warnings:
             LOG.warning("%s", warning)
         old, self._server = self._server, None

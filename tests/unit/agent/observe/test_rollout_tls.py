@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import socket
 import ssl
 import threading
@@ -199,6 +200,29 @@ def test_broken_files_leave_the_last_good_ones_in_use(tmp_path: Path, damage: st
             paths.hubble_cert.write_bytes(good[:300] if damage == "cut" else b"")
         assert answered(where) and answered(where)
         assert not answered(Access(f"127.0.0.1:{port}"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "open key"])
+def test_a_start_with_broken_files_serves_the_socket_alone_until_they_are_mended(
+    tmp_path: Path, damage: str
+) -> None:
+    ca, port = authority(), free_port()
+    paths = host(tmp_path / "host", f'hubble: {{enabled: true, listenAddress: ":{port}"}}\n')
+    certify(paths, "db1", ca)
+    (tmp_path / "ca.crt").write_bytes(ca.bundle)
+    where = access(port, "db1", tmp_path / "ca.crt", client(tmp_path, "alice", ca))
+    if damage == "cut":
+        paths.hubble_cert.write_bytes(paths.hubble_cert.read_bytes()[:300])
+    else:
+        paths.hubble_key.chmod(0o644)
+    with running(paths) as (_observer, source, asking):
+        source.events.put(event(1))
+        assert eventually(lambda: len(list(asking.GetFlows(request()))) == 1)
+        assert not answered(where) and not answered(Access(f"127.0.0.1:{port}"))
+        paths.hubble_key.chmod(0o600)
+        certify(paths, "db1", ca)
+        os.utime(paths.hubble_key)
+        assert eventually(lambda: answered(where))
 
 
 def test_without_its_files_an_observer_goes_back_to_members_alone(tmp_path: Path) -> None:
