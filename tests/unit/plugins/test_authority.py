@@ -326,6 +326,16 @@ def test_ansible_signs_once_and_shows_no_key(controller: Path) -> None:
     assert code != 0 and "open to others" in said
 
 
+def test_before_the_first_rollout_check_mode_predicts_everybody(controller: Path) -> None:
+    (controller / "fleet.json").unlink()
+    for name in HOSTS:
+        (controller / f"{name}.json").write_text(json.dumps({"csr": "", "certificate": "", "ca": ""}))
+    code, said = play(controller, PLAY, "--check")
+    assert code == 0 and "pending ['h1', 'h2', 'h3'] predicted ['h1', 'h2', 'h3']" in said, said
+    code, said = play(controller, PLAY)
+    assert code != 0 and not (controller / "ca").exists()
+
+
 def test_a_key_in_ansible_vault_signs(controller: Path) -> None:
     certificate, key = make_authority("c", NOW)
     (controller / "ca").mkdir(mode=0o700)
