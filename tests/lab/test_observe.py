@@ -361,7 +361,8 @@ def test_uninstall_takes_the_observer_along(watched: Fleet) -> None:
     watched.play("uninstall", "-e", CONFIG)
     for host in watched.lab.hosts:
         left = host.run(
-            "ls /etc/systemd/system | grep wardmesh; ls /run/wardmesh /sys/fs/bpf/wardmesh 2>/dev/null; "
+            "ls /etc/systemd/system | grep wardmesh; "
+            "ls -d /etc/wardmesh /var/lib/wardmesh /run/wardmesh /sys/fs/bpf/wardmesh 2>/dev/null; "
             "ss -Hlnt '( sport = :4244 or sport = :4245 or sport = :9962 )'",
             check=False,
         )
