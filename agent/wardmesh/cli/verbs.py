@@ -222,7 +222,7 @@ def _add_host(groups: Groups) -> None:
     init = _add(node, "init", "local:node_init", "make the key where there is none; print the public facts")
     init.add_argument("--hint", default="", metavar="ADDRESS", help="an address on the device of the fleet")
     _dry_run(init)
-    text = "make the key of this host's certificate where there is none; print a request and what is installed"
+    text = "make the key of this host's certificate; print a request and what is installed"
     _dry_run(_add(node, "certificate-request", "certificates:certificate_request", text))
     text = "check the certificate that the rollout brings, and install it"
     install = _add(node, "certificate-install", "certificates:certificate_install", text)
