@@ -104,6 +104,7 @@ FILES = {
     "agent": "/usr/local/lib/wardmesh/current",
     "config": "/etc/wardmesh/config.yaml",
     "fleet": "/etc/wardmesh/fleet.json",
+    "hubble.crt": "/etc/wardmesh/tls/hubble.crt",
     "wardmesh.service": "/etc/systemd/system/wardmesh.service",
     "wardmesh-boot.service": "/etc/systemd/system/wardmesh-boot.service",
     "wardmesh-wireguard@.service": "/etc/systemd/system/wardmesh-wireguard@.service",

@@ -4,25 +4,30 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.agent.observe.authority import authority, client
 
-from conftest import Fleet, changed
+from conftest import ROOT, Fleet, changed, changed_tasks
 from lab import Host, Lab
+from lab.pcap import read
 from prometheus import hurried, running
 from test_policy import PROBE, SERVER, apply, reaches
+from wardmesh.model.certificates import server_name
 
 pytestmark = [pytest.mark.container, pytest.mark.beside]
 
 VARIABLES = {
     "wardmesh_config": {
         "hostFirewall": {"enabled": True},
-        "hubble": {"enabled": True, "listenAddress": ":4244"},
-        "prometheus": {"enabled": True},
+        "hubble": {"enabled": True, "listenAddress": ":4244", "relay": {"listenAddress": ":4245"}},
+        "prometheus": {"enabled": True, "tls": True},
     },
     "wardmesh_relay_group": "wardmesh",
     "wardmesh_observability_monitoring": False,
@@ -89,6 +94,7 @@ def until(host: Host, since: float, count: int, *flags: str) -> list[dict[str, A
 
 
 VERDICT, TRACE, DROP = 5, 4, 1
+RELAY, NAME = "10.99.0.1", server_name("node1", "default")
 
 
 def now_on(host: Host) -> float:
@@ -161,20 +167,134 @@ def test_the_relay_shows_the_fleet_and_says_who_is_missing(watched: Fleet) -> No
         three.run("systemctl start wardmesh-observer")
 
 
+def shown(cert: Path, key: Path) -> list[str]:
+    """Flags of a client that has a certificate."""
+    return ["--tls-client-cert-file", str(cert), "--tls-client-key-file", str(key)]
+
+
+def ask_relay(
+    watched: Fleet, *words: str, server: str = f"tls://{RELAY}:4245"
+) -> subprocess.CompletedProcess[str]:
+    """From outside of the fleet: the controller on the hosts' bridge."""
+    python = [str(ROOT / ".venv/bin/python"), "-m", "wardmesh", "observe", "--server", server]
+    return subprocess.run(
+        ["ip", "netns", "exec", watched.lab.bridge_ns, *python, "--all", "-o", "jsonpb", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "agent")},
+    )
+
+
+def test_outside_of_the_fleet_only_a_certificate_opens_the_relay(watched: Fleet, tmp_path: Path) -> None:
+    one, two, _three = watched.lab.hosts
+    done = watched.play("client_certificate", "-e", "wardmesh_client=alice")
+    assert changed(done) == {"node1": 1}
+    assert changed(watched.play("client_certificate", "-e", "wardmesh_client=alice")) == {"node1": 0}
+    folder = watched.folder / "wardmesh-ca/clients"
+    trust = ["--tls-ca-cert-files", str(folder / "ca.crt"), "--tls-server-name", NAME]
+    own = [
+        "--tls-client-cert-file",
+        str(folder / "alice.crt"),
+        "--tls-client-key-file",
+        str(folder / "alice.key"),
+    ]
+    cert, key = client(tmp_path, NAME, authority())
+    foreign = ["--tls-client-cert-file", str(cert), "--tls-client-key-file", str(key)]
+    since = now_on(one)
+    assert reaches(one, two.address, 80)
+    with watched.lab.capture(tmp_path / "c.pcap"):
+        found = ask_relay(watched, *trust, *own, "--since", f"{since:.3f}", "--port", "80")
+        refused = [ask_relay(watched, *trust), ask_relay(watched, *trust, *foreign)]
+    told_by = {json.loads(line).get("node_name", "") for line in found.stdout.splitlines() if "flow" in line}
+    assert {"default/node1", "default/node2"} <= told_by, found.stdout + found.stderr
+    for done in refused:
+        assert done.returncode != 0 and "flow" not in done.stdout, done.stdout
+    curl = ["curl", "-sS", "-m", "3", "--http2-prior-knowledge", f"http://{RELAY}:4245/"]
+    plain = subprocess.run(
+        ["ip", "netns", "exec", watched.lab.bridge_ns, *curl], capture_output=True, text=True, check=False
+    )
+    assert plain.returncode != 0
+    frames = list(read(tmp_path / "c.pcap"))
+    assert sum(4245 in (frame.sport, frame.dport) for frame in frames) > 20
+    outside = [frame.data for frame in frames if 51871 not in (frame.sport, frame.dport)]
+    assert not [data for data in outside if b"GetFlows" in data or b"vm:node" in data]
+
+
+def test_members_are_asked_with_a_certificate_and_by_name(watched: Fleet) -> None:
+    one, two, _three = watched.lab.hosts
+    plain = one.run(f"wardmesh observe --server {two.address}:4244 --last 1", check=False)
+    assert plain.returncode != 0
+    own = (
+        "--tls-ca-cert-files /etc/wardmesh/tls/ca.crt --tls-client-cert-file /etc/wardmesh/tls/hubble.crt "
+        "--tls-client-key-file /var/lib/wardmesh/keys/hubble.key"
+    )
+    ask = f"wardmesh observe --server tls://{two.address}:4244 --last 1 {own} --tls-server-name"
+    assert one.run(f"{ask} {server_name('node2', 'default')}").stdout.strip()
+    assert one.run(f"{ask} {NAME}", check=False).returncode != 0
+
+
+def test_a_new_certificate_restarts_nothing(watched: Fleet) -> None:
+    """node2's certificate is damaged, and the next run brings another; the units go on as they were."""
+    two = watched.lab.hosts[1]
+    pids = "systemctl show -p MainPID wardmesh-observer wardmesh-relay wardmesh"
+    before, old = two.run(pids).stdout, two.run("cat /etc/wardmesh/tls/hubble.crt").stdout
+    two.run("truncate -s 100 /etc/wardmesh/tls/hubble.crt")
+    predicted = changed_tasks(watched.play("site", "--check", "--diff", "-e", CONFIG))
+    real = changed_tasks(watched.play("site", "--diff", "-e", CONFIG))
+    assert predicted == real
+    assert {host for task, host in real if "Install the certificate" in task} == {"node2"}
+    new = two.run("cat /etc/wardmesh/tls/hubble.crt").stdout
+    assert new != old and "END CERTIFICATE" in new
+    assert two.run(pids).stdout == before
+    assert two.run("wardmesh observe --fleet --last 1").stdout.strip()
+
+
+def grep(text: str, folder: Path) -> list[str]:
+    """Files below a folder, or what Ansible keeps, that hold a text."""
+    done = subprocess.run(
+        ["grep", "-rlF", "-e", text, str(folder), "/root/.ansible"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.split()
+
+
+def test_no_key_of_tls_is_anywhere_but_in_its_place(watched: Fleet) -> None:
+    path = "/var/lib/wardmesh/keys/hubble.key"
+    kept = watched.folder / "wardmesh-ca/ca.key"
+    secret = kept.read_text().splitlines()[1]
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert secret not in watched.output and grep(secret, watched.folder) == [str(kept)]
+    for host in watched.lab.hosts:
+        assert host.run(f"stat -c %a {path}").stdout.strip() == "600"
+        own = host.run(f"cat {path}").stdout.splitlines()[2]
+        assert own not in watched.output and grep(own, watched.folder) == []
+        assert host.run(f"grep -rlF -e '{secret}' /etc /var /run /root", check=False).stdout == ""
+        host.run("wardmesh sysdump --output /run/keys.tar.gz")
+        dumped = host.run(f"tar xOzf /run/keys.tar.gz | grep -c -F -e '{own}'", check=False)
+        assert dumped.stdout.strip() == "0"
+
+
 def test_status_names_the_observer(watched: Fleet) -> None:
     assert "Hubble:         OK" in watched.lab.hosts[0].run("wardmesh status").stdout
 
 
 def test_metrics_answer_members_and_nobody_else(watched: Fleet) -> None:
     one, two, _three = watched.lab.hosts
-    text = one.run(f"curl -sS -m 5 http://{one.address}:9962/metrics").stdout
+    believed = "--cacert /etc/wardmesh/tls/ca.crt"
+    text = one.run(f"curl -sS -m 5 {believed} https://{one.address}:9962/metrics").stdout
     assert 'cilium_wireguard_peers{state="up"} 2.0' in text
     assert "hubble_flows_processed_total" in text
-    over = one.run(f"curl -sS -m 5 http://{two.address}:9962/metrics", check=False)
+    assert "cilium_wireguard_peers" in one.run("curl -sS -m 5 http://127.0.0.1:9962/metrics").stdout
+    assert one.run(f"curl -sS -m 5 http://{one.address}:9962/metrics", check=False).returncode != 0
+    over = one.run(f"curl -sS -m 5 {believed} https://{two.address}:9962/metrics", check=False)
     assert over.returncode != 0  # node2's policy does not open the port
-    ask = ["curl", "-sS", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}"]
+    ask = ["curl", "-sSk", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}"]
     outside = subprocess.run(
-        ["ip", "netns", "exec", "wl-observe", *ask, f"http://{one.address}:9962/metrics"],
+        ["ip", "netns", "exec", "wl-observe", *ask, f"https://{one.address}:9962/metrics"],
         capture_output=True,
         text=True,
         check=False,
@@ -268,11 +388,29 @@ def test_doctor_and_sysdump_speak_of_a_healthy_host(watched: Fleet) -> None:
     assert one.run(f"tar xOzf /run/dump.tar.gz | grep -c -F '{key}'", check=False).stdout.strip() == "0"
 
 
+def test_without_certificates_only_the_tunnel_is_served(watched: Fleet) -> None:
+    """Switched off, keys and certificates go; in strict mode members ask each other inside the tunnel."""
+    off = json.dumps({**json.loads(CONFIG), "wardmesh_hubble_tls": "off"})
+    watched.play("site", "-e", off)
+    one = watched.lab.hosts[0]
+    for host in watched.lab.hosts:
+        left = host.run("ls /etc/wardmesh/tls /var/lib/wardmesh/keys", check=False).stdout
+        assert "hubble" not in left and "ca.crt" not in left
+    since = now_on(one)
+    assert reaches(one, watched.lab.hosts[1].address, 80)
+    assert {flow["node_name"].split("/")[1] for flow in until(one, since, 6, "--fleet", "--port", "80")} == {
+        "node1",
+        "node2",
+    }
+    assert ask_relay(watched, server=f"{RELAY}:4245").returncode != 0
+
+
 def test_uninstall_takes_the_observer_along(watched: Fleet) -> None:
     watched.play("uninstall", "-e", CONFIG)
     for host in watched.lab.hosts:
         left = host.run(
-            "ls /etc/systemd/system | grep wardmesh; ls /run/wardmesh /sys/fs/bpf/wardmesh 2>/dev/null; "
+            "ls /etc/systemd/system | grep wardmesh; "
+            "ls -d /etc/wardmesh /var/lib/wardmesh /run/wardmesh /sys/fs/bpf/wardmesh 2>/dev/null; "
             "ss -Hlnt '( sport = :4244 or sport = :4245 or sport = :9962 )'",
             check=False,
         )

@@ -16,10 +16,12 @@ from wardmesh.cli.output import emit, paths_of, table
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config
 from wardmesh.model.errors import WardmeshError
+from wardmesh.observe.credentials import SocketTls
 from wardmesh.observe.metrics import MetricsServer, admission, library
 from wardmesh.observe.metrics_flows import FlowCounters
 from wardmesh.observe.metrics_model import BY_NAME
 from wardmesh.observe.metrics_samples import Sample, samples
+from wardmesh.observe.service import settings_of
 
 LOOPBACK = ("127.0.0.1", "::1")
 ASK = 5.0
@@ -41,7 +43,8 @@ def serve(paths: Paths, flows: FlowCounters | None = None) -> MetricsServer | No
         return samples(sources.snapshot(), flows.totals() if flows is not None else None, most)
 
     addresses = dict.fromkeys([*listen_addresses(paths, config), *_own_loopback()])
-    return MetricsServer(addresses, config.metrics.port, read, admission(sources.members))
+    secure = SocketTls(lambda: settings_of(paths).tls) if config.metrics.tls else None
+    return MetricsServer(addresses, config.metrics.port, read, admission(sources.members), secure)
 
 
 def listen_addresses(paths: Paths, config: Config) -> list[str]:

@@ -12,12 +12,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from wardmesh.cli.output import paths_of
+from wardmesh.daemon.inputs import noted_public_key
+from wardmesh.host.paths import Paths
+from wardmesh.model.certificates import server_name
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.client import Access, ObserverClient
 from wardmesh.observe.convert import flow_of, set_time
 from wardmesh.observe.flags import Given, build_filters, parse_time
 from wardmesh.observe.getflows import ALL, Query
 from wardmesh.observe.jsonform import LONGEST_LINE, filters_of, from_json, to_json
+from wardmesh.observe.listen import WILDCARDS
 from wardmesh.observe.printer import Printer, Style
 from wardmesh.observe.proto import message
 from wardmesh.observe.settings import RELAY_PORT
@@ -129,10 +133,29 @@ def access_of(args: argparse.Namespace) -> Access:
     """The server that the flags name; without any this host's observer."""
     if args.fleet and args.server:
         raise WardmeshError("--fleet and --server exclude each other", remedy="leave one of them out")
+    tls = args.tls or bool(args.tls_ca or args.tls_cert or args.tls_key)
+    if args.fleet and not tls:
+        return own_relay(paths_of(args))
     default = f"127.0.0.1:{RELAY_PORT}" if args.fleet else f"unix://{paths_of(args).hubble}"
     target = args.server or (None if args.fleet else os.environ.get("HUBBLE_SERVER")) or default
-    tls = args.tls or bool(args.tls_ca or args.tls_cert or args.tls_key)
     return Access(target, tls, args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name)
+
+
+def own_relay(paths: Paths) -> Access:
+    """The relay of this host, as its configuration has it: by TLS where it listens beyond loopback."""
+    from wardmesh.observe.service import read_fleet, settings_of
+
+    settings = settings_of(paths)
+    where = settings.relay
+    host = where.host if where.host not in WILDCARDS else "127.0.0.1"
+    target = f"[{host}]:{where.port}" if ":" in host else f"{host}:{where.port}"
+    tls = settings.tls
+    if tls is None or (tls.rollout and where.host in ("127.0.0.1", "::1", "localhost")):
+        return Access(target)
+    fleet, own = read_fleet(paths), noted_public_key(paths)
+    member = fleet.by_key(own) if fleet is not None and own else None
+    name = server_name(member.name, fleet.cluster.name) if member is not None and fleet is not None else ""
+    return Access(target, True, tls.client_ca, tls.cert, tls.key, name)
 
 
 def _from_file(name: str, request: Any) -> Iterator[Any]:

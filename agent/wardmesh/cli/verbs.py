@@ -222,6 +222,15 @@ def _add_host(groups: Groups) -> None:
     init = _add(node, "init", "local:node_init", "make the key where there is none; print the public facts")
     init.add_argument("--hint", default="", metavar="ADDRESS", help="an address on the device of the fleet")
     _dry_run(init)
+    text = "make the key of this host's certificate; print a request and what is installed"
+    _dry_run(_add(node, "certificate-request", "certificates:certificate_request", text))
+    text = "check the certificate that the rollout brings, and install it"
+    install = _add(node, "certificate-install", "certificates:certificate_install", text)
+    install.add_argument(
+        "certificate", type=Path, help="the certificate (PEM), then those between it and its CA"
+    )
+    install.add_argument("ca", type=Path, help="every CA that is to be believed (PEM)")
+    _dry_run(install)
     clean = _add(groups, "cleanup", "local:cleanup", "remove everything of wardmesh from the kernel")
     _dry_run(clean)
     _add(groups, "daemon", "local:daemon", "run the agent (wardmesh.service does)", json=False)

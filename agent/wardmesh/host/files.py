@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import grp
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -58,3 +59,18 @@ def open_to_group(path: Path) -> None:
     except (KeyError, PermissionError):
         return
     os.chmod(path, 0o660)
+
+
+def check_private(path: Path) -> None:
+    """Refuse a private key that others can read, or whose folder others can write to."""
+    for place, kind in ((path, stat.S_ISREG), (path.parent, stat.S_ISDIR)):
+        info = place.lstat()
+        open_to_others = info.st_mode & (0o077 if place is path else 0o022)
+        if not kind(info.st_mode) or open_to_others or info.st_uid != os.geteuid():
+            mode = "600" if place is path else "700"
+            raise WardmeshError(
+                "wrong permissions on the private key",
+                where=str(place),
+                why=f"mode {stat.S_IMODE(info.st_mode):04o}, owner {info.st_uid}; others may know the key",
+                remedy=f"chown root {place}; chmod {mode} {place}, or remove the key for a new one",
+            )

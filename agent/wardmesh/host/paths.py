@@ -38,6 +38,18 @@ class Paths:
         return self.state / "keys/wg0.key"
 
     @property
+    def hubble_key(self) -> Path:
+        return self.state / "keys/hubble.key"
+
+    @property
+    def hubble_cert(self) -> Path:
+        return self.etc / "tls/hubble.crt"
+
+    @property
+    def fleet_ca(self) -> Path:
+        return self.etc / "tls/ca.crt"
+
+    @property
     def mode(self) -> Path:
         return self.state / "state.json"
 

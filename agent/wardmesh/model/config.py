@@ -70,7 +70,8 @@ class HostFirewall:
 class MetricsConfig:
     """Where metrics are served, and to whom beside this host and the members.
 
-    addresses: empty means this member's own; admit: further networks; peers_max: peers with own series.
+    addresses: empty means this member's own; admit: further networks; peers_max: peers with own series;
+    tls: HTTPS, but on loopback.
     """
 
     enabled: bool = False
@@ -78,6 +79,7 @@ class MetricsConfig:
     addresses: tuple[_Address, ...] = ()
     admit: tuple[_Network, ...] = ()
     peers_max: int = 1000
+    tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,7 @@ def _metrics(values: Mapping[str, Any], problems: list[str]) -> MetricsConfig:
         tuple(addresses),
         tuple(networks),
         values["prometheus.peersMax"],
+        values["prometheus.tls"],
     )
 
 

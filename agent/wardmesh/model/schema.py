@@ -147,6 +147,13 @@ KEYS: tuple[Key, ...] = (
     Key("prometheus.enabled", BOOL, False, True, "Serve metrics (wardmesh-observer.service)."),
     Key("prometheus.port", PORT, 9962, True, "Port of the metrics.", (), 1, 65535),
     Key(
+        "prometheus.tls",
+        BOOL,
+        False,
+        True,
+        "HTTPS with the Hubble API's certificate; loopback stays plain.",
+    ),
+    Key(
         "prometheus.listenAddresses",
         STRS,
         [],

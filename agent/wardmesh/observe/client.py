@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any
 
 from wardmesh.model.errors import WardmeshError
+from wardmesh.observe.credentials import read_pem
 from wardmesh.observe.needs import need
 from wardmesh.observe.proto import message
-from wardmesh.observe.rpc import read_pem
 
 UNARY_TIMEOUT = 12.0  # seconds; that of Hubble's client
 DIAL_TIMEOUT = 5.0

@@ -27,11 +27,25 @@ _RETRY_PEERS = 2.0
 
 @dataclass
 class Link:
-    """One member. channel: of grpc.aio."""
+    """One member. channel: of grpc.aio; before: its last one, whose streams go on after new certificates."""
 
     peer: Peer
     channel: Any
     calls: dict[str, Any] = field(default_factory=dict)
+    before: Any = None
+
+    async def change(self, channel: Any) -> None:
+        """New calls take another channel; running ones stay on theirs."""
+        oldest, self.before = self.before, self.channel
+        self.channel, self.calls = channel, {}
+        if oldest is not None:
+            await oldest.close(0)
+
+    async def close(self) -> None:
+        """End everything."""
+        for channel in (self.before, self.channel):
+            if channel is not None:
+                await channel.close(0)
 
     async def ready(self, timeout: float = DIAL_TIMEOUT) -> bool:
         """Is it connected, or within this time? A member that refused a moment ago is not waited for."""
@@ -88,20 +102,26 @@ class Links:
         dropped = [link for name, link in self._links.items() if name not in kept]
         for name, peer in wanted.items():
             if name not in kept:
-                kept[name] = self._connect(peer)
+                kept[name] = Link(peer, self._channel(peer))
         self._links = dict(sorted(kept.items()))
         for link in dropped:
-            await link.channel.close(0)
+            await link.close()
 
-    def _connect(self, peer: Peer) -> Link:
+    async def secure(self, tls: Tls | None) -> None:
+        """Use these settings, and what their files hold now, for every new call."""
+        self._tls = tls
+        for link in self._links.values():
+            await link.change(self._channel(link.peer))
+
+    def _channel(self, peer: Peer) -> Any:
         aio = need("grpc.aio")
         if peer.name == self._own and self._own_socket is not None:
-            return Link(peer, open_channel(Access(f"unix://{self._own_socket}"), aio))
+            return open_channel(Access(f"unix://{self._own_socket}"), aio)
         if self._tls is None:
-            return Link(peer, open_channel(Access(peer.address), aio))
+            return open_channel(Access(peer.address), aio)
         tls = self._tls
         access = Access(peer.address, True, tls.client_ca, tls.cert, tls.key, peer.server_name)
-        return Link(peer, open_channel(access, aio))
+        return open_channel(access, aio)
 
     async def close(self) -> None:
         """Let go of everybody."""

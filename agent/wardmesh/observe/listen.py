@@ -13,12 +13,13 @@ import urllib.parse
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from wardmesh.model.certificates import MEMBER_SUFFIX
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Address
 from wardmesh.observe.settings import HostPort, Tls
 
 # gRPC opens both families for "::", and IPv4 alone where the host has no IPv6.
-_WILDCARDS = {"": "::", "::": "::", "0.0.0.0": "0.0.0.0"}  # noqa: S104  an operator asked for it
+WILDCARDS = {"": "::", "::": "::", "0.0.0.0": "0.0.0.0"}  # noqa: S104  an operator asked for it
 _LOOPBACKS = (ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1"))
 
 
@@ -52,7 +53,7 @@ def plan(listen: HostPort | None, tls: Tls | None, own: Iterable[Address], *, se
     if listen is None:
         return Plan()
     mine = tuple(own)
-    if listen.host in _WILDCARDS:
+    if listen.host in WILDCARDS:
         return _everywhere(listen, tls is not None, mine, sealed)
     try:
         address = ipaddress.ip_address("127.0.0.1" if listen.host == "localhost" else listen.host)
@@ -60,19 +61,20 @@ def plan(listen: HostPort | None, tls: Tls | None, own: Iterable[Address], *, se
         raise WardmeshError(
             f"{listen.host!r} is no address", where="listenAddress", remedy="write an IP address and a port"
         ) from error
-    if tls is None and not address.is_loopback and not (sealed and address in mine):
+    secured = tls is not None and not (tls.rollout and address.is_loopback)
+    if not secured and not address.is_loopback and not (sealed and address in mine):
         raise WardmeshError(
             "flows are not served in plain text",
             where=f"listenAddress: {address}",
             why="strict mode is not in force" if address in mine else "this is no address of this member",
             remedy="set hubble.tls.certFile and hubble.tls.keyFile, or listen on 127.0.0.1",
         )
-    return Plan((Binding(address, listen.port, tls is not None),))
+    return Plan((Binding(address, listen.port, secured),))
 
 
 def _everywhere(listen: HostPort, tls: bool, own: tuple[Address, ...], sealed: bool) -> Plan:
     if tls:
-        wildcard = ipaddress.ip_address(_WILDCARDS[listen.host])
+        wildcard = ipaddress.ip_address(WILDCARDS[listen.host])
         return Plan((Binding(wildcard, listen.port, True),))
     families = {address.version for address in own} | {4}
     found = [Binding(loop, listen.port, False) for loop in _LOOPBACKS if loop.version in families]
@@ -83,11 +85,28 @@ def _everywhere(listen: HostPort, tls: bool, own: tuple[Address, ...], sealed: b
 
 
 class Gate:
-    """Who may ask: the socket's users, this host, members, and whoever has a certificate of the client CA."""
+    """Who may ask: the socket's users, this host, members, and whoever has a certificate of the client CA.
 
-    def __init__(self, members: Iterable[Address], *, certified: bool) -> None:
+    names: of the members' certificates where the rollout made them: a host that left is refused at once.
+    """
+
+    def __init__(
+        self, members: Iterable[Address], *, certified: bool, names: Iterable[str] | None = None
+    ) -> None:
         self._members = frozenset(members)
         self._certified = certified  # TLS has asked for a certificate already
+        self._names = None if names is None else frozenset(names)
+
+    @property
+    def members_only(self) -> bool:
+        """Does a member's certificate count only while it is a member?"""
+        return self._names is not None
+
+    def knows(self, shown: Iterable[bytes]) -> bool:
+        """Do these names belong to a client, or to a present member? Without any it is no member's."""
+        found = {name.decode("ascii", "replace") for name in shown}
+        of_members = {name for name in found if name.endswith(MEMBER_SUFFIX)}
+        return not of_members or self._names is None or bool(of_members & self._names)
 
     def admits(self, peer: str) -> bool:
         """peer: as gRPC names it: unix:…, ipv4:ADDRESS:PORT, ipv6:%5BADDRESS%5D:PORT."""

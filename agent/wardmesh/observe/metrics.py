@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Read = Callable[[], "list[Sample]"]
 Admits = Callable[[str], bool]  # an address, as the socket tells it
+Secure = Callable[[socket.socket], socket.socket]  # a connection after TLS's handshake, or OSError
 FRESH = 1.0  # seconds for which one reading answers everybody: more scrapers cost no more
 CONNECTIONS_MAX = 16
 PATIENCE = 10.0  # seconds that a client may take
@@ -144,6 +145,8 @@ class _Listener(ThreadingMixIn, TCPServer):
     request_queue_size = 32
     serving = False
 
+    secure: Secure | None = None
+
     def __init__(self, address: str, port: int, exposition: Exposition, admits: Admits, room: Any) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.address_family = family
@@ -177,6 +180,15 @@ class _Listener(ThreadingMixIn, TCPServer):
         finally:
             self._room.release()
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the client's thread, so that nobody waits for another one's handshake."""
+        if self.secure is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(PATIENCE)
+        with self.secure(request) as secured:
+            super().finish_request(secured, client_address)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that breaks off is none of our business."""
 
@@ -184,12 +196,17 @@ class _Listener(ThreadingMixIn, TCPServer):
 class MetricsServer:
     """Serves /metrics on some addresses until it is closed."""
 
-    def __init__(self, addresses: Iterable[str], port: int, read: Read, admits: Admits) -> None:
+    def __init__(
+        self, addresses: Iterable[str], port: int, read: Read, admits: Admits, secure: Secure | None = None
+    ) -> None:
+        """secure: what makes TLS of a connection; loopback stays plain."""
         exposition, room = Exposition(read), threading.BoundedSemaphore(CONNECTIONS_MAX)
         self._listeners: list[_Listener] = []
         try:
             for address in addresses:
-                self._listeners.append(_Listener(address, port, exposition, admits, room))
+                made = _Listener(address, port, exposition, admits, room)
+                made.secure = None if ipaddress.ip_address(address).is_loopback else secure
+                self._listeners.append(made)
         except WardmeshError:
             self.close()
             raise

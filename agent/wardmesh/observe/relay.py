@@ -10,13 +10,14 @@ from typing import Any
 
 from wardmesh import __version__
 from wardmesh.model.errors import WardmeshError
+from wardmesh.observe.credentials import Reloading
 from wardmesh.observe.getflows import Query
 from wardmesh.observe.links import ANSWER_TIMEOUT, CONNECTED, ERROR, UNAVAILABLE, Link, Links
 from wardmesh.observe.listen import Binding, Gate
 from wardmesh.observe.merge import Following, merged, told
 from wardmesh.observe.needs import need
 from wardmesh.observe.proto import message
-from wardmesh.observe.rpc import OPTIONS, Refused, method_handler, server_credentials
+from wardmesh.observe.rpc import OPTIONS, Refused, check_admission, method_handler
 from wardmesh.observe.server import HEALTH, HEALTHY, OBSERVER, SERVICE_UNKNOWN, SERVING
 from wardmesh.observe.settings import Tls
 
@@ -53,8 +54,7 @@ class RelayService:
     # --- the edge ---
 
     async def _admit(self, context: Any) -> None:
-        if not self._gate().admits(context.peer()):
-            raise Refused("PERMISSION_DENIED", "this address is no member's, and shows no certificate")
+        check_admission(self._gate(), context)
         await context.send_initial_metadata((("hubble-relay-version", __version__),))
 
     def _unary(self, call: Callable[[Any], Any]) -> Any:
@@ -209,7 +209,7 @@ def start_server(handlers: Iterable[Any], bindings: Iterable[Binding], tls: Tls 
     """A server of grpc.aio, bound; it begins with its start()."""
     server = need("grpc.aio").server(options=OPTIONS, maximum_concurrent_rpcs=MAX_CALLS)
     server.add_generic_rpc_handlers(tuple(handlers))
-    credentials = server_credentials(tls) if tls else None
+    credentials = Reloading(tls).credentials() if tls else None
     for binding in bindings:
         try:
             if binding.tls:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from wardmesh.model.certificates import server_name
 from wardmesh.model.fleetmap import FleetMap
 
 ADDED, DELETED, UPDATED = 1, 2, 3  # peer.ChangeNotificationType
@@ -32,11 +33,6 @@ def peers_of(fleet: FleetMap | None, port: int) -> dict[str, Peer]:
         name = f"{cluster}/{member.name}"
         found[name] = Peer(name, f"{host}:{port}", server_name(member.name, cluster))
     return found
-
-
-def server_name(member: str, cluster: str) -> str:
-    """The name in a member's certificate (upstream: pkg/hubble/peer): dots of the names become dashes."""
-    return f"{member.replace('.', '-')}.{cluster.replace('.', '-')}.hubble-grpc.cilium.io"
 
 
 class Roster:

@@ -18,6 +18,7 @@ from typing import Any
 from wardmesh import __version__
 from wardmesh.host.files import open_to_group
 from wardmesh.model.errors import WardmeshError
+from wardmesh.observe.credentials import Reloading
 from wardmesh.observe.listen import Binding, Gate
 from wardmesh.observe.needs import need
 from wardmesh.observe.proto import message, service
@@ -86,8 +87,7 @@ class Registry:
         return grpc.method_handlers_generic_handler(name, made)
 
     def _admit(self, context: Any) -> None:
-        if not self._gate().admits(context.peer()):
-            raise Refused("PERMISSION_DENIED", "this address is no member's, and shows no certificate")
+        check_admission(self._gate(), context)
         context.send_initial_metadata((self._header,))
 
     def _unary(self, grpc: Any, call: Unary) -> Unary:
@@ -110,6 +110,14 @@ class Registry:
                 _abort(grpc, context, error)
 
         return wrapped
+
+
+def check_admission(gate: Gate, context: Any) -> None:
+    """Refused, unless the gate admits who asks. context: of either kind of server."""
+    if gate.members_only and not gate.knows(context.auth_context().get("x509_subject_alternative_name", ())):
+        raise Refused("PERMISSION_DENIED", "this certificate is of a host that is no member any more")
+    if not gate.admits(context.peer()):
+        raise Refused("PERMISSION_DENIED", "this address is no member's, and shows no certificate")
 
 
 def streaming(service_name: str, method: str) -> tuple[bool, bool]:
@@ -160,7 +168,7 @@ class RpcServer:
         )
         if socket is not None:
             self._listen_on_socket(socket)
-        credentials = server_credentials(tls) if tls else None
+        credentials = Reloading(tls).credentials() if tls else None
         for binding in bindings:
             self._bind(binding.target(), credentials if binding.tls else None)
         self._server.start()
@@ -197,26 +205,3 @@ class RpcServer:
         self._pool.shutdown(wait=False)
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
-
-
-def read_pem(path: Path) -> bytes:
-    """A certificate or key; WardmeshError where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise WardmeshError(
-            "cannot read a file of TLS",
-            where=str(path),
-            why=error.strerror or str(error),
-            remedy="correct hubble.tls in the configuration",
-        ) from error
-
-
-def server_credentials(tls: Tls) -> Any:
-    """What gRPC listens with; a client CA makes certificates of clients a must."""
-    grpc = need("grpc")
-    client_ca = read_pem(tls.client_ca) if tls.client_ca else None
-    pair = (read_pem(tls.key), read_pem(tls.cert))
-    return grpc.ssl_server_credentials(
-        [pair], root_certificates=client_ca, require_client_auth=client_ca is not None
-    )

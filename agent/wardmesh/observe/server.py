@@ -30,11 +30,18 @@ _PATIENCE = 1.0  # seconds after which a watcher looks whether its client is the
 class ObserverService:
     """What Hubble's clients ask one host."""
 
-    def __init__(self, ring: Ring, names: Callable[[], Names], roster: Roster, *, tls: bool = False) -> None:
+    def __init__(
+        self,
+        ring: Ring,
+        names: Callable[[], Names],
+        roster: Roster,
+        *,
+        tls: bool | Callable[[], bool] = False,
+    ) -> None:
         self._ring = ring
         self._names = names
         self._roster = roster
-        self._tls = tls
+        self._secured = tls if callable(tls) else lambda: tls
         self._started = time.monotonic_ns()
         self._encoder = Encoder(lambda: names().node_name)
 
@@ -94,8 +101,8 @@ class ObserverService:
         peer = self._roster.peers.get(names.node_name)
         if peer is not None:
             node.address = peer.address
-            node.tls.enabled = self._tls
-            node.tls.server_name = peer.server_name if self._tls else ""
+            node.tls.enabled = self._secured()
+            node.tls.server_name = peer.server_name if self._secured() else ""
         return made
 
     def get_namespaces(self, _request: Any, _context: Any) -> Any:
@@ -109,7 +116,7 @@ class ObserverService:
         for kind, peer in self._roster.changes(context.is_active):
             made = message("peer.ChangeNotification")()
             made.name, made.address, made.type = peer.name, peer.address, kind
-            if self._tls:
+            if self._secured():
                 made.tls.server_name = peer.server_name
             yield made
 

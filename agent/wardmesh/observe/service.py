@@ -11,13 +11,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from wardmesh.host.files import read_bytes
 from wardmesh.host.paths import Paths
+from wardmesh.model.certificates import server_name
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
+from wardmesh.observe.credentials import rollout_tls, stamps_of, why_unusable
 from wardmesh.observe.exporter import Exporter
 from wardmesh.observe.flow import FlowEvent, FlowSource, Lost, LostSource
 from wardmesh.observe.listen import Gate, Plan, plan
@@ -26,7 +29,7 @@ from wardmesh.observe.ring import Entry, Ring
 from wardmesh.observe.roster import Roster, peers_of
 from wardmesh.observe.rpc import RpcServer
 from wardmesh.observe.server import ObserverService
-from wardmesh.observe.settings import Settings, read_settings
+from wardmesh.observe.settings import Settings, Tls, read_settings
 
 LOG = logging.getLogger("wardmesh")
 POLL = 0.05  # seconds that the kernel is given to gather events: a line is seen within a tenth of a second
@@ -49,16 +52,15 @@ class Observer:
         self._source = source
         self._own_name = own_name
         self._tell = told
-        self.settings = read_settings(read_config(paths))
+        self.settings = settings_of(paths)
         self.ring = Ring(self.settings.capacity)
         self.namer = Namer(self._load_names())
         self.roster = Roster(peers_of(self.namer.names.fleet, self.settings.api_port))
         self._gate = Gate((), certified=False)
         self._plan = Plan()
-        self._certificates: tuple[int, ...] = ()
         self._server: RpcServer | None = None
         self._service = ObserverService(
-            self.ring, lambda: self.namer.names, self.roster, tls=self.settings.tls is not None
+            self.ring, lambda: self.namer.names, self.roster, tls=lambda: self.settings.tls is not None
         )
         self._exporter = self._make_exporter()
         self._told: WardmeshError | None = None
@@ -137,6 +139,7 @@ class Observer:
                 self._listen()
             return
         self._seen = stamps
+        self.settings = with_rollout(self.settings, self._paths)
         self.namer.names = self._load_names()
         self.roster.replace(peers_of(self.namer.names.fleet, self.settings.api_port))
         self._listen()
@@ -153,11 +156,8 @@ class Observer:
             LOG.info("hubble: flows are written again, %d were not", self._exporter.failed)
 
     def _stamps(self) -> tuple[int, ...]:
-        return tuple(_stamp(path) for path in (self._paths.fleet, self._paths.mode, *self._tls_files()))
-
-    def _tls_files(self) -> tuple[Path, ...]:
-        tls = self.settings.tls
-        return tuple(path for path in (tls.cert, tls.key, tls.client_ca) if path) if tls else ()
+        rollout = stamps_of(rollout_tls(self._paths))
+        return _stamp(self._paths.fleet), _stamp(self._paths.mode), *(stamp for stamp, _inode in rollout)
 
     def _load_names(self) -> Names:
         fleet = read_fleet(self._paths)
@@ -168,17 +168,28 @@ class Observer:
         names, tls = self.namer.names, self.settings.tls
         member = names.by_name.get(names.own)
         own = member.addresses if member else ()
-        wanted = plan(self.settings.listen, tls, own, sealed=is_sealed(self._paths))
-        self._gate = Gate(names.addresses(), certified=tls is not None and tls.client_ca is not None)
-        certificates = tuple(map(_stamp, self._tls_files()))
-        if self._server is not None and (wanted, certificates) == (self._plan, self._certificates):
+        try:
+            wanted = plan(self.settings.listen, tls, own, sealed=is_sealed(self._paths))
+        except WardmeshError as error:
+            if self._server is None:
+                raise
+            LOG.error("hubble: only the socket is served: %s", error)
+            wanted = Plan()
+        self._gate = gate_of(names.fleet, tls)
+        if self._server is not None and wanted == self._plan:
             return
+        problem = why_unusable(tls)
+        if problem:  # metrics and the socket go on; the next run of the playbook may mend it
+            LOG.error("hubble: only the socket is served: %s", problem)
+            wanted, tls = Plan(), None
+            if self._server is not None and not self._plan.bindings:
+                return
         for warning in wanted.warnings:
             LOG.warning("%s", warning)
         old, self._server = self._server, None
         if old is not None:
             old.close()
-        self._plan, self._certificates = wanted, certificates
+        self._plan = wanted
         self._server = RpcServer(
             self._service.handlers(lambda: self._gate), self._paths.hubble, wanted.bindings, tls
         )
@@ -219,5 +230,22 @@ def is_sealed(paths: Paths) -> bool:
 
 
 def settings_of(paths: Paths) -> Settings:
-    """The hubble keys of the host's configuration."""
-    return read_settings(read_config(paths))
+    """The hubble keys of the configuration; the certificates of the rollout where it names none."""
+    return with_rollout(read_settings(read_config(paths)), paths)
+
+
+def with_rollout(settings: Settings, paths: Paths) -> Settings:
+    """The same with the certificates that the rollout made, as they are there now; configured ones win."""
+    if settings.tls is not None and not settings.tls.rollout:
+        return settings
+    return replace(settings, tls=rollout_tls(paths))
+
+
+def gate_of(fleet: FleetMap | None, tls: Tls | None) -> Gate:
+    """Who may ask under a fleet map."""
+    members = fleet.members if fleet else ()
+    addresses = {address for member in members for address in member.addresses}
+    names = None
+    if fleet is not None and tls is not None and tls.rollout:
+        names = [server_name(member.name, fleet.cluster.name) for member in members]
+    return Gate(addresses, certified=tls is not None and tls.client_ca is not None, names=names)

@@ -16,11 +16,15 @@ _LAST_PORT = 65535
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files; without client_ca, clients prove themselves by their address alone."""
+    """PEM files; without client_ca, clients prove themselves by their address alone.
+
+    rollout: the rollout made them. Loopback stays plain; a member's certificate counts while it is a member.
+    """
 
     cert: Path
     key: Path
     client_ca: Path | None = None
+    rollout: bool = False
 
 
 @dataclass(frozen=True)

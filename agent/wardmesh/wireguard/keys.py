@@ -7,12 +7,11 @@ import base64
 import binascii
 import json
 import os
-import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from wardmesh.host.files import read_bytes, write_atomic
+from wardmesh.host.files import check_private, read_bytes, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 
@@ -34,7 +33,7 @@ def load_private(paths: Paths) -> bytes:
     data = read_bytes(path)
     if data is None:
         raise WardmeshError("no key on this host", where=str(path), remedy="run: wardmesh node init")
-    _check_permissions(path)
+    check_private(path)
     try:
         raw = base64.b64decode(data.strip(), validate=True)
     except (binascii.Error, ValueError):
@@ -47,20 +46,6 @@ def load_private(paths: Paths) -> bytes:
             remedy="restore the file, or remove it and run: wardmesh node init (then the playbook)",
         )
     return raw
-
-
-def _check_permissions(path: Path) -> None:
-    for place, kind in ((path, stat.S_ISREG), (path.parent, stat.S_ISDIR)):
-        info = place.lstat()
-        open_to_others = info.st_mode & (0o077 if place is path else 0o022)
-        if not kind(info.st_mode) or open_to_others or info.st_uid != os.geteuid():
-            mode = "600" if place is path else "700"
-            raise WardmeshError(
-                "wrong permissions on the private key",
-                where=str(place),
-                why=f"mode {stat.S_IMODE(info.st_mode):04o}, owner {info.st_uid}; others may know the key",
-                remedy=f"chown root {place}; chmod {mode} {place}, or remove the key for a new one",
-            )
 
 
 @lru_cache(maxsize=4)

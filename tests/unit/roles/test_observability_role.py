@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 from tests.fleets import numbered
+
+from wardmesh.model.authority import make_authority
 
 REPO = Path(__file__).resolve().parents[3]
 PLAY = """
@@ -36,7 +39,8 @@ SHOW = """
         mode: "0644"
         content: >-
           {{ {'wanted': wardmesh_observability_wanted, 'drop_in': wardmesh_observability_drop_in,
-              'port': wardmesh_observability_port | int} | to_json }}
+              'port': wardmesh_observability_port | int,
+              'certified': wardmesh_observability_certified | bool} | to_json }}
 """
 
 
@@ -105,6 +109,19 @@ def test_prometheus_takes_what_is_written_and_a_second_run_changes_nothing(contr
     assert "changed=0" in controller(PLAY, inventory)
 
 
+def test_by_tls_prometheus_is_told_whom_to_believe(controller, tmp_path):
+    config = {"prometheus": {"enabled": True, "tls": True}}
+    ca = make_authority("prod", time.time())[0].decode()
+    controller(PLAY, hosts(wardmesh_config=config, wardmesh_observability_signed={"ca": ca}))
+    folder = tmp_path / "monitoring"
+    assert (folder / "ca.crt").read_text() == ca
+    for name in ("prometheus.yml", "scrape.yml"):
+        job = yaml.safe_load((folder / name).read_text())["scrape_configs"][0]
+        assert (job["scheme"], job["tls_config"]) == ("https", {"ca_file": str(folder / "ca.crt")})
+    done = promtool("check", "config", str(folder / "prometheus.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 WHOLE = """
 - hosts: wardmesh
   gather_facts: false
@@ -145,7 +162,7 @@ CASES = (
 
 
 def test_the_configuration_decides_which_services_run(controller, tmp_path):
-    inventory = hosts(wardmesh_relay_group="relays", wardmesh_prometheus_group="")
+    inventory = hosts(**SHOWN)
     inventory["wardmesh"]["hosts"] = {case[0]: {"wardmesh_config": case[1]} for case in CASES}
     inventory["relays"] = {"hosts": {"relay": {}}}
     controller(SHOW, inventory)
@@ -155,6 +172,41 @@ def test_the_configuration_decides_which_services_run(controller, tmp_path):
         assert {unit for unit, on in found["wanted"].items() if on} == wanted, name
         assert [line for line in found["drop_in"].splitlines() if "=" in line] == lines, name
         assert found["port"] == port, name
+
+
+HUBBLE = {"hubble": {"enabled": True, "listenAddress": ":4244"}}
+# host, its configuration, wardmesh_hubble_tls, whether the rollout brings a certificate
+CERTIFIED = (
+    ("everywhere", HUBBLE, "auto", True),
+    ("address", {"hubble": {"enabled": True, "listenAddress": "10.0.0.1:4244"}}, "auto", True),
+    ("flat", {"hubble.enabled": True, "hubble.listenAddress": ":4244"}, "auto", True),
+    ("loopback", {"hubble": {"enabled": True, "listenAddress": "127.0.0.1:4244"}}, "auto", False),
+    ("loopback6", {"hubble": {"enabled": True, "listenAddress": "[::1]:4244"}}, "auto", False),
+    ("socket", {"hubble": {"enabled": True}}, "auto", False),
+    ("disabled", {"hubble": {"enabled": False, "listenAddress": ":4244"}}, "auto", False),
+    ("metrics", {"prometheus": {"enabled": True}}, "auto", False),
+    ("https", {"prometheus": {"enabled": True, "tls": True}}, "auto", True),
+    ("no metrics", {"prometheus": {"enabled": False, "tls": True}}, "auto", False),
+    ("relay", {}, "auto", True),
+    ("off", HUBBLE, "off", False),
+    ("unquoted", HUBBLE, False, False),
+    ("files", HUBBLE, "files", False),
+    ("own", {"hubble": {**HUBBLE["hubble"], "tls": {"certFile": "/c", "keyFile": "/k"}}}, "auto", False),
+)
+SHOWN = {"wardmesh_relay_group": "relays", "wardmesh_prometheus_group": "", "wardmesh_hubble_tls": "auto"}
+
+
+def test_the_configuration_decides_who_gets_a_certificate(controller, tmp_path):
+    inventory = hosts(**SHOWN)
+    inventory["wardmesh"]["hosts"] = {
+        name: {"wardmesh_config": config, "wardmesh_hubble_tls": wanted}
+        for name, config, wanted, _certified in CERTIFIED
+    }
+    inventory["relays"] = {"hosts": {"relay": {}}}
+    controller(SHOW, inventory)
+    for name, _config, _wanted, certified in CERTIFIED:
+        found = json.loads((tmp_path / f"{name}.json").read_text())
+        assert found["certified"] is certified, name
 
 
 def unit_of(name):

@@ -31,6 +31,7 @@ from wardmesh.model.errors import WardmeshError
 PUBLIC = base64.b64encode(b"p" * 32).decode()
 KEY = base64.b64encode(bytes(range(100, 132))).decode()
 PEM = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIA\nsecretlines\n-----END EC PRIVATE KEY-----"
+TLS_KEY = PEM.replace("EC PRIVATE", "PRIVATE")  # as hubble.key holds it: PKCS 8
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.abcDEF123"
 
 SECRET = st.text(string.ascii_letters + string.digits + "_-./+!$%^&*", min_size=12, max_size=40).filter(
@@ -110,7 +111,7 @@ def test_no_planted_secret_survives_in_a_document(name, secret, shape, kind):
     assert "prod" in found
 
 
-@pytest.mark.parametrize("secret", [KEY, PEM, JWT])
+@pytest.mark.parametrize("secret", [KEY, PEM, TLS_KEY, JWT])
 @pytest.mark.parametrize("wrap", ["{}", "a {} b", "key: {}", '{{"x": "{}"}}', "nothing secret here: {}"])
 def test_what_has_the_form_of_a_secret_goes_without_a_name(secret, wrap):
     found = text_of(TEXT, wrap.format(secret))

@@ -13,11 +13,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.unit.agent.observe.support import event, namer, request
 
+from wardmesh.model.certificates import server_name
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.client import Access, ObserverClient
 from wardmesh.observe.listen import Binding, Gate
 from wardmesh.observe.ring import Ring
-from wardmesh.observe.roster import Roster, peers_of, server_name
+from wardmesh.observe.roster import Roster, peers_of
 from wardmesh.observe.rpc import RpcServer
 from wardmesh.observe.server import ObserverService
 from wardmesh.observe.settings import Tls
