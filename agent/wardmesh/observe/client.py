@@ -79,6 +79,10 @@ class ObserverClient:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the server; a stream that another thread reads ends with an error."""
         self._channel.close()
 
     def flows(self, request: Any) -> Iterator[Any]:

@@ -153,7 +153,7 @@ class Observer:
             LOG.info("hubble: flows are written again, %d were not", self._exporter.failed)
 
     def _stamps(self) -> tuple[int, ...]:
-        return tuple(_stamp(path) for path in (self._paths.fleet, self._paths.mode, *self._tls_files()))
+        return tuple(stamp_of(path) for path in (self._paths.fleet, self._paths.mode, *self._tls_files()))
 
     def _tls_files(self) -> tuple[Path, ...]:
         tls = self.settings.tls
@@ -170,7 +170,7 @@ class Observer:
         own = member.addresses if member else ()
         wanted = plan(self.settings.listen, tls, own, sealed=is_sealed(self._paths))
         self._gate = Gate(names.addresses(), certified=tls is not None and tls.client_ca is not None)
-        certificates = tuple(map(_stamp, self._tls_files()))
+        certificates = tuple(map(stamp_of, self._tls_files()))
         if self._server is not None and (wanted, certificates) == (self._plan, self._certificates):
             return
         for warning in wanted.warnings:
@@ -190,7 +190,8 @@ def _time(event: FlowEvent) -> int:
     return event.time_ns
 
 
-def _stamp(path: Path) -> int:
+def stamp_of(path: Path) -> int:
+    """When a file was written, in ns; 0 where there is none."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

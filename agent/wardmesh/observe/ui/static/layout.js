@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where nodes stand. Few: by the library's forces, for at most so many rounds. Many: every group is a disc of
+// its own and discs stand in rows, which takes no time and moves nobody when a connection comes.
+
+export const FEW = 60;
+const GAP = 46; // between nodes of a disc
+const GOLDEN = Math.PI * (3 - Math.sqrt(5)); // a sunflower's angle: a disc is filled evenly
+
+export const FORCES = {
+  name: "cose",
+  animate: false,
+  randomize: false,
+  fit: false,
+  numIter: 400,
+  idealEdgeLength: () => 110,
+  nodeRepulsion: () => 60000,
+  nodeOverlap: 30,
+};
+
+// Where a new node of a small map begins: on a circle, by its place among all.
+export function onCircle(at, count) {
+  const radius = 60 + 14 * count;
+  const angle = (2 * Math.PI * at) / Math.max(1, count);
+  return { x: radius * Math.cos(angle), y: radius * Math.sin(angle) };
+}
+
+// Id to position, and the title of each disc with its place.
+export function discs(nodes) {
+  const groups = new Map();
+  for (const node of nodes) {
+    if (!groups.has(node.place)) groups.set(node.place, []);
+    groups.get(node.place).push(node);
+  }
+  const sorted = [...groups].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1));
+  const sized = sorted.map(([title, members]) => ({ title, members, radius: GAP * (0.7 + Math.sqrt(members.length)) }));
+  const area = sized.reduce((sum, disc) => sum + (2 * disc.radius) ** 2, 0);
+  const width = Math.max(1.5 * Math.sqrt(area), 2 * Math.max(...sized.map((disc) => disc.radius)));
+  const places = new Map();
+  const titles = [];
+  let [x, y, height] = [0, 0, 0];
+  for (const disc of sized) {
+    if (x > 0 && x + 2 * disc.radius > width) [x, y, height] = [0, y + height, 0];
+    fill(disc, x + disc.radius, y + disc.radius, places);
+    if (disc.title) titles.push({ title: disc.title, x: x + disc.radius, y: y + GAP * 0.2 });
+    x += 2 * disc.radius;
+    height = Math.max(height, 2 * disc.radius);
+  }
+  return { places, titles };
+}
+
+function fill(disc, x, y, places) {
+  const members = [...disc.members].sort((a, b) => (a.title < b.title ? -1 : 1));
+  members.forEach((node, at) => {
+    const radius = GAP * 0.62 * Math.sqrt(at);
+    places.set(node.id, { x: x + radius * Math.cos(at * GOLDEN), y: y + radius * Math.sin(at * GOLDEN) });
+  });
+}
