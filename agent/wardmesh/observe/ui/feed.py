@@ -70,11 +70,12 @@ class Feed:
 
     def _follow(self) -> None:
         with ObserverClient(self._access) as client:
-            self._client = client
+            client.ask("ServerStatus")  # a quiet relay sends nothing: this says that it is there
+            self._model.connected()
+            self._client = client  # from now on another thread may cut it; a dial ends by itself
             try:
-                client.ask("ServerStatus")  # a quiet relay sends nothing: this says that it is there
-                self._model.connected()
-                for answer in client.flows(self._request()):
+                answers = iter(()) if self._stop.is_set() else client.flows(self._request())
+                for answer in answers:
                     if self._stop.is_set():
                         return
                     self._take(answer)

@@ -115,8 +115,9 @@ class Listener(ThreadingMixIn, TCPServer):
             super().finish_request(request, client_address)
             return
         request.settimeout(Pages.timeout)
-        with self._context.wrap_socket(request, server_side=True, suppress_ragged_eofs=True) as secured:
+        with self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
             self._follow_secured(request, secured)
+            secured.do_handshake()
             super().finish_request(secured, client_address)
             with contextlib.suppress(OSError):
                 secured.unwrap()

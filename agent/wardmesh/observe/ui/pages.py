@@ -166,7 +166,8 @@ class Pages(BaseHTTPRequestHandler):
 
 
 def _takes_gzip(accepted: str) -> bool:
-    return any(part.split(";")[0].strip() == "gzip" and "q=0" not in part for part in accepted.split(","))
+    words = ["".join(part.split()).lower() for part in accepted.split(",")]
+    return any(word.startswith("gzip") and not re.search(r";q=0(\.0*)?$", word) for word in words)
 
 
 def _error(what: str, remedy: str = "") -> bytes:
