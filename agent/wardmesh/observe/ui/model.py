@@ -94,8 +94,11 @@ class FlowModel:
             self._members_version += 1
 
     def connected(self) -> None:
-        """The relay answers."""
+        """The relay answers; it is about to say anew which members there are."""
         self._turn(True, "")
+        with self._lock:
+            self._members.clear()
+            self._members_version += 1
 
     def disconnected(self, why: str) -> None:
         """It does not; what is known stays on the page."""

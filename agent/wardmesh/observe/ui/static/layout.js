@@ -13,8 +13,9 @@ export const FORCES = {
   fit: false,
   numIter: 400,
   idealEdgeLength: () => 110,
-  nodeRepulsion: () => 60000,
+  nodeRepulsion: () => 200000,
   nodeOverlap: 30,
+  componentSpacing: 60,
 };
 
 // Where a new node of a small map begins: on a circle, by its place among all.
@@ -24,8 +25,15 @@ export function onCircle(at, count) {
   return { x: radius * Math.cos(angle), y: radius * Math.sin(angle) };
 }
 
-// Id to position, and the title of each disc with its place.
-export function discs(nodes) {
+// Stretches a laid-out map sideways to the shape of its window; forces alone make it round.
+export function stretched(nodes, width, height) {
+  const box = nodes.boundingBox({ includeLabels: false });
+  if (box.w <= 0 || box.h <= 0 || height <= 0) return 1;
+  return Math.min(3, Math.max(1, (width / height) / (box.w / box.h)));
+}
+
+// Id to position, and the title of each disc with its place. aspect: width of the window by its height.
+export function discs(nodes, aspect) {
   const groups = new Map();
   for (const node of nodes) {
     if (!groups.has(node.place)) groups.set(node.place, []);
@@ -34,14 +42,14 @@ export function discs(nodes) {
   const sorted = [...groups].sort((a, b) => b[1].length - a[1].length || (a[0] < b[0] ? -1 : 1));
   const sized = sorted.map(([title, members]) => ({ title, members, radius: GAP * (0.7 + Math.sqrt(members.length)) }));
   const area = sized.reduce((sum, disc) => sum + (2 * disc.radius) ** 2, 0);
-  const width = Math.max(1.5 * Math.sqrt(area), 2 * Math.max(...sized.map((disc) => disc.radius)));
+  const width = Math.max(Math.sqrt(area * aspect), 2 * Math.max(...sized.map((disc) => disc.radius)));
   const places = new Map();
   const titles = [];
   let [x, y, height] = [0, 0, 0];
   for (const disc of sized) {
     if (x > 0 && x + 2 * disc.radius > width) [x, y, height] = [0, y + height, 0];
     fill(disc, x + disc.radius, y + disc.radius, places);
-    if (disc.title) titles.push({ title: disc.title, x: x + disc.radius, y: y + GAP * 0.2 });
+    if (disc.title) titles.push({ title: disc.title, size: disc.radius / 4, x: x + disc.radius, y: y + disc.radius / 5 });
     x += 2 * disc.radius;
     height = Math.max(height, 2 * disc.radius);
   }

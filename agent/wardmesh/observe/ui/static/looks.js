@@ -36,8 +36,8 @@ export function looks() {
     {
       selector: "node.title",
       style: {
-        "background-opacity": 0, "border-width": 0, width: 1, height: 1, "font-size": 20, "font-weight": "bold",
-        "text-valign": "center", "min-zoomed-font-size": 5, events: "no", color: colour("faint"),
+        "background-opacity": 0, "border-width": 0, width: 1, height: 1, "font-size": "data(size)", "font-weight": "bold",
+        "text-valign": "center", "min-zoomed-font-size": 0, events: "no", color: colour("faint"),
       },
     },
     {
@@ -54,6 +54,8 @@ export function looks() {
       },
     },
     { selector: "edge.few", style: { "curve-style": "bezier", label: "data(ports)" } },
+    { selector: "edge.many", style: { opacity: 0.25, "arrow-scale": 0.6 } },
+    { selector: "edge.many.audited, edge.many.dropped", style: { opacity: 0.9, "z-index": 1 } },
     edge("encrypted", { "target-arrow-shape": "triangle" }),
     edge("plain", { "line-style": "dotted", "target-arrow-shape": "vee" }),
     edge("audited", { "line-style": "dashed", "line-dash-pattern": [12, 4], "target-arrow-shape": "diamond" }),

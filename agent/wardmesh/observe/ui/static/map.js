@@ -2,7 +2,7 @@
 // The service map: keeps the library's graph as it should be, and says what was clicked.
 
 import cytoscape from "./cytoscape.esm.min.mjs";
-import { FEW, FORCES, discs, onCircle } from "./layout.js";
+import { FEW, FORCES, discs, onCircle, stretched } from "./layout.js";
 import { looks } from "./looks.js";
 import { flowsOf, portsText } from "./store.js";
 
@@ -15,6 +15,7 @@ export class ServiceMap {
     this.nodes = new Map();
     this.moved = false;
     this.shape = "";
+    this.stretch = 1;
     this.cy = cytoscape({
       container,
       style: looks(),
@@ -38,17 +39,20 @@ export class ServiceMap {
     this.cy.on("mouseout", "node, edge", (event) => event.target.removeClass("over"));
     container.addEventListener("keydown", (event) => this.#key(event));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.cy.style(looks()));
-    new ResizeObserver(() => { if (!this.moved) this.fit(); }).observe(container);
+    const resized = () => { if (!this.moved) this.fit(); };
+    new ResizeObserver(() => requestAnimationFrame(resized)).observe(container);
   }
 
   draw(graph) {
     this.nodes = new Map(graph.nodes.map((node) => [node.id, node]));
     const few = graph.edges.length <= FEW_EDGES;
+    const fresh = []; // added at once: one by one takes many times as long
     this.cy.batch(() => {
       const wanted = new Set([...graph.nodes, ...graph.edges].map((item) => item.id));
       this.cy.elements().filter((item) => !item.hasClass("title") && !wanted.has(item.id())).remove();
-      graph.nodes.forEach((node, at) => this.#node(node, at, graph.nodes.length));
-      graph.edges.forEach((edge) => this.#edge(edge, few));
+      graph.nodes.forEach((node, at) => this.#node(node, () => onCircle(at, graph.nodes.length), fresh));
+      graph.edges.forEach((edge) => this.#edge(edge, few, fresh));
+      this.cy.add(fresh);
     });
     this.#place(graph);
   }
@@ -63,22 +67,19 @@ export class ServiceMap {
     }
   }
 
-  #node(node, at, count) {
+  #node(node, place, fresh) {
     const hosts = node.kind === "group" ? ` (${node.hosts.size})` : "";
     const wrong = node.wrong ? ` \u26a0${node.kind === "group" ? node.wrong : ""}` : "";
     const title = `${node.title}${hosts}${wrong}`;
     const words = node.wrong ? `${node.title}: ${node.wrong} of its members do not answer` : title;
-    const kinds = [node.kind, node.wrong ? "wrong" : ""].join(" ");
+    const kinds = [node.kind, node.wrong ? "wrong" : "well"].join(" ");
     const known = this.cy.getElementById(node.id);
     if (known.empty()) {
-      this.cy.add({ group: "nodes", data: { id: node.id, title, words }, classes: kinds, position: onCircle(at, count) });
-    } else {
-      known.data({ title, words });
-      known.classes(kinds);
-    }
+      fresh.push({ group: "nodes", data: { id: node.id, title, words }, classes: kinds, position: place() });
+    } else update(known, { title, words }, kinds);
   }
 
-  #edge(edge, few) {
+  #edge(edge, few, fresh) {
     const count = flowsOf(edge);
     const [left, right] = [this.nodes.get(edge.source), this.nodes.get(edge.target)];
     const data = {
@@ -87,15 +88,12 @@ export class ServiceMap {
       words: `${left.title} \u2192 ${right.title}: ${portsText(edge, 12)}; ${edge.kind}; ${edge.forwarded} forwarded, `
         + `${edge.dropped} dropped, ${edge.audited} audited`,
     };
-    const kinds = few ? `${edge.kind} few` : edge.kind;
+    const kinds = `${edge.kind} ${few ? "few" : "many"}`;
     const known = this.cy.getElementById(edge.id);
     if (known.empty()) {
       const { id, source, target } = edge;
-      this.cy.add({ group: "edges", data: { id, source, target, ...data }, classes: kinds });
-      return;
-    }
-    known.data(data);
-    known.classes(kinds);
+      fresh.push({ group: "edges", data: { id, source, target, ...data }, classes: kinds });
+    } else update(known, data, kinds);
   }
 
   // Only another set of nodes is laid out anew; of a small map, another set of edges too.
@@ -107,17 +105,25 @@ export class ServiceMap {
     if (shape === this.shape) return;
     this.shape = shape;
     this.cy.nodes(".title").remove();
-    if (small) this.cy.layout(FORCES).run();
+    if (small) this.#forces();
     else this.#discs(graph.nodes);
     if (!this.moved) this.fit();
   }
 
+  #forces() {
+    const nodes = this.cy.nodes();
+    nodes.positions((node) => ({ x: node.position("x") / this.stretch, y: node.position("y") }));
+    this.cy.layout(FORCES).run();
+    this.stretch = stretched(nodes, this.cy.width(), this.cy.height());
+    nodes.positions((node) => ({ x: node.position("x") * this.stretch, y: node.position("y") }));
+  }
+
   #discs(nodes) {
-    const { places, titles } = discs(nodes);
+    const { places, titles } = discs(nodes, this.cy.width() / Math.max(1, this.cy.height()));
     this.cy.batch(() => {
       for (const [id, position] of places) this.cy.getElementById(id).position(position);
-      titles.forEach(({ title, x, y }) => {
-        this.cy.add({ group: "nodes", data: { id: `title ${title}`, title }, classes: "title", position: { x, y } });
+      titles.forEach(({ title, size, x, y }) => {
+        this.cy.add({ group: "nodes", data: { id: `title ${title}`, title, size }, classes: "title", position: { x, y } });
       });
     });
   }
@@ -142,4 +148,10 @@ export class ServiceMap {
     else return;
     event.preventDefault();
   }
+}
+
+// Only what differs is said to the library, for it computes every style anew that it is told of.
+function update(item, data, kinds) {
+  if (Object.keys(data).some((name) => item.data(name) !== data[name])) item.data(data);
+  if (kinds.split(" ").filter(Boolean).some((kind) => !item.hasClass(kind))) item.classes(kinds);
 }

@@ -2,6 +2,7 @@
 // What the page knows, as the server told it; and the graph of it that is drawn.
 
 export const pairKey = (from, to) => JSON.stringify([from, to]);
+const MOST_DISCS = 40;
 const WORLD = "world";
 const SEVERITY = ["encrypted", "plain", "audited", "dropped"];
 const SUMMED = ["forwarded", "dropped", "audited", "plain", "bytes"];
@@ -57,13 +58,13 @@ export class Store {
     return values;
   }
 
-  // The key by which many hosts are laid out where nobody chose one: the one that makes the fewest, real groups.
+  // The key by which many hosts are laid out where nobody chose one: the one that tells most of them apart, within reason.
   naturalKey() {
     let best = "";
-    let least = Infinity;
+    let most = 1;
     for (const [key, values] of this.labelKeys()) {
       if (key.includes("cluster") || key.includes("node-name") || key === "node") continue;
-      if (values.size > 1 && values.size < least && values.size <= 60) [best, least] = [key, values.size];
+      if (values.size > most && values.size <= MOST_DISCS) [best, most] = [key, values.size];
     }
     return best;
   }
