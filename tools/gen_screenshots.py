@@ -22,7 +22,7 @@ from wardmesh.observe.flow import Flow  # noqa: E402
 from wardmesh.observe.ui.model import CONNECTED, UNAVAILABLE, FlowModel  # noqa: E402
 
 IMAGES = REPO / "docs" / "images"
-SIZE = (1200, 860)
+SIZE, SMALL = (1200, 860), (1000, 760)
 SETTLE = 3.0  # seconds until everything is painted
 NODES = "document.getElementById('map')._cyreg.cy.nodes().filter(n => !n.hasClass('title')).length"
 
@@ -36,7 +36,7 @@ def take(name: str, flows: list[Flow], query: str, nodes: int, scheme: str = "li
     model.tell_members((f"shop/{member}" for member in members), CONNECTED)
     if len(members) < HOSTS:
         model.tell_members(["shop/old1"], UNAVAILABLE)
-    driver = start_browser(*SIZE)
+    driver = start_browser(*(SIZE if len(members) < HOSTS else SMALL))
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     try:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

@@ -4,6 +4,7 @@
 
 export const FEW = 60;
 const GAP = 46; // between nodes of a disc
+const ROOM = 60; // pixels of height for the root of the number of nodes of a small map
 const GOLDEN = Math.PI * (3 - Math.sqrt(5)); // a sunflower's angle: a disc is filled evenly
 
 export const FORCES = {
@@ -25,11 +26,13 @@ export function onCircle(at, count) {
   return { x: radius * Math.cos(angle), y: radius * Math.sin(angle) };
 }
 
-// Stretches a laid-out map sideways to the shape of its window; forces alone make it round.
-export function stretched(nodes, width, height) {
+// How a laid-out map is stretched to the shape of its window, so that words can be read when all of it is shown.
+export function stretch(nodes, width, height) {
   const box = nodes.boundingBox({ includeLabels: false });
-  if (box.w <= 0 || box.h <= 0 || height <= 0) return 1;
-  return Math.min(3, Math.max(1, (width / height) / (box.w / box.h)));
+  const tall = Math.max(0.72 * height, ROOM * Math.sqrt(nodes.length));
+  const wide = 0.86 * width * (tall / (0.72 * Math.max(1, height)));
+  const factor = (wanted, given) => (given > 50 && wanted > 0 ? wanted / given : 1);
+  return { x: factor(wide, box.w), y: factor(tall, box.h) };
 }
 
 // Id to position, and the title of each disc with its place. aspect: width of the window by its height.

@@ -2,7 +2,7 @@
 // The service map: keeps the library's graph as it should be, and says what was clicked.
 
 import cytoscape from "./cytoscape.esm.min.mjs";
-import { FEW, FORCES, discs, onCircle, stretched } from "./layout.js";
+import { FEW, FORCES, discs, onCircle, stretch } from "./layout.js";
 import { looks } from "./looks.js";
 import { flowsOf, portsText } from "./store.js";
 
@@ -15,7 +15,7 @@ export class ServiceMap {
     this.nodes = new Map();
     this.moved = false;
     this.shape = "";
-    this.stretch = 1;
+    this.scale = { x: 1, y: 1 }; // of a small map
     this.cy = cytoscape({
       container,
       style: looks(),
@@ -112,10 +112,11 @@ export class ServiceMap {
 
   #forces() {
     const nodes = this.cy.nodes();
-    nodes.positions((node) => ({ x: node.position("x") / this.stretch, y: node.position("y") }));
+    const by = (x, y) => nodes.positions((node) => ({ x: node.position("x") * x, y: node.position("y") * y }));
+    by(1 / this.scale.x, 1 / this.scale.y);
     this.cy.layout(FORCES).run();
-    this.stretch = stretched(nodes, this.cy.width(), this.cy.height());
-    nodes.positions((node) => ({ x: node.position("x") * this.stretch, y: node.position("y") }));
+    this.scale = stretch(nodes, this.cy.width(), this.cy.height());
+    by(this.scale.x, this.scale.y);
   }
 
   #discs(nodes) {
