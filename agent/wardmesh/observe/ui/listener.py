@@ -8,8 +8,10 @@ read, costs one of the threads for that long and nothing more.
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from wardmesh.observe.ui.assets import Asset
 from wardmesh.observe.ui.model import FlowModel
 from wardmesh.observe.ui.pages import Pages
 
+LOG = logging.getLogger("wardmesh")
 MOST_CLIENTS = 64
 LIFETIME = 30.0  # seconds of a connection, whatever it does
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -140,8 +143,10 @@ class Listener(ThreadingMixIn, TCPServer):
             with contextlib.suppress(WardmeshError):  # half written: the next look sees it whole
                 self._context = self._secure()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that breaks off is none of our business."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """A client that breaks off is none of our business; anything else is a fault of ours."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            LOG.exception("ui: an answer failed")
 
     # --- TLS ---
 

@@ -156,10 +156,15 @@ class Pages(BaseHTTPRequestHandler):
         self.close_connection = True
         super().end_headers()
 
+    def handle_expect_100(self) -> bool:
+        """Nobody has anything to send here."""
+        self.send_error(417)
+        return False
+
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
         """What http.server itself refuses: malformed requests."""
         self.command = getattr(self, "command", None) or "GET"
-        self._send(code, _JSON, _error(message or "this is no request"))
+        self._send(code, _JSON, _error(message or "this cannot be answered"))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Readers are not logged."""

@@ -162,6 +162,18 @@ def test_malformed_requests_are_refused_and_harm_nobody(page: LivePage, data: by
     assert page.ask("/")[0] == 200
 
 
+def test_nobody_is_asked_for_a_body(page: LivePage) -> None:
+    answer = raw(page, b"POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 417 ")
+
+
+def test_a_fault_of_the_page_itself_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with live_page() as page:
+        page.listener.assets = {"/": None}  # type: ignore[dict-item]
+        assert raw(page, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
+        assert eventually(lambda: "an answer failed" in caplog.text)
+
+
 def test_an_address_has_a_longest_length(page: LivePage) -> None:
     assert page.ask("/?" + "a" * LONGEST_TARGET)[0] == 414
 

@@ -95,8 +95,9 @@ function drawMap() {
 }
 
 function offer(list, names) {
-  if (list.dataset.count === String(names.length)) return;
-  list.dataset.count = names.length;
+  const known = names.join("\n");
+  if (list.dataset.known === known) return;
+  list.dataset.known = known;
   list.replaceChildren(...names.map((name) => new Option(name, name)));
 }
 

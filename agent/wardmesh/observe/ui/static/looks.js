@@ -60,6 +60,6 @@ export function looks() {
     edge("plain", { "line-style": "dotted", "target-arrow-shape": "vee" }),
     edge("audited", { "line-style": "dashed", "line-dash-pattern": [12, 4], "target-arrow-shape": "diamond" }),
     edge("dropped", { "line-style": "dashed", "line-dash-pattern": [4, 4], "target-arrow-shape": "tee" }),
-    { selector: ":selected, .over", style: { "overlay-color": colour("focus"), "overlay-opacity": 0.25 } },
+    { selector: ".over", style: { "overlay-color": colour("focus"), "overlay-opacity": 0.25 } },
   ];
 }
