@@ -22,6 +22,7 @@ _MAIN = b"import sys\n\nfrom wardmesh.cli.main import main\n\nsys.exit(main())\n
 _PARTS = (
     ("agent/wardmesh", "wardmesh", "*.py"),
     ("agent/wardmesh", "wardmesh", "*.pb"),
+    ("agent/wardmesh", "wardmesh", "observe/ui/static/*"),
     ("bpf", "wardmesh/bpf", "*.[ch]"),
     ("agent/systemd", "wardmesh/systemd", "*.service"),
 )

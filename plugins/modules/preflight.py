@@ -110,6 +110,7 @@ FILES = {
     "wardmesh-wireguard@.service": "/etc/systemd/system/wardmesh-wireguard@.service",
     "wardmesh-observer.service": "/etc/systemd/system/wardmesh-observer.service",
     "wardmesh-relay.service": "/etc/systemd/system/wardmesh-relay.service",
+    "wardmesh-ui.service": "/etc/systemd/system/wardmesh-ui.service",
 }
 
 

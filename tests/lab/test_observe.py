@@ -30,6 +30,7 @@ VARIABLES = {
         "prometheus": {"enabled": True, "tls": True},
     },
     "wardmesh_relay_group": "wardmesh",
+    "wardmesh_ui": True,
     "wardmesh_observability_monitoring": False,
 }
 CONFIG = json.dumps(VARIABLES)
@@ -278,6 +279,24 @@ def test_no_key_of_tls_is_anywhere_but_in_its_place(watched: Fleet) -> None:
         assert dumped.stdout.strip() == "0"
 
 
+def test_the_page_shows_the_fleet_to_this_host_alone(watched: Fleet) -> None:
+    one, two, _three = watched.lab.hosts
+    assert "<title>wardmesh</title>" in one.run("curl -sS -m 5 http://localhost:4246/").stdout
+    assert reaches(one, two.address, 80)
+    ask = "curl -sS -m 10 'http://localhost:4246/api/v1/updates?from=node1&to=node2&port=80/tcp'"
+    end = time.monotonic() + 30
+    while True:
+        answer = json.loads(one.run(ask).stdout)
+        if {row["node"].rpartition("/")[2] for row in answer["rows"]} == {"node1", "node2"}:
+            break
+        assert time.monotonic() < end, answer
+        time.sleep(0.5)
+    assert answer["status"]["connected"] and answer["status"]["members"] == 3
+    assert {edge["kind"] for edge in answer["edges"]} == {"encrypted"}
+    assert "web" in {row["policies"] for row in answer["rows"]}
+    assert one.run(f"curl -sS -m 5 http://{one.address}:4246/", check=False).returncode != 0
+
+
 def test_status_names_the_observer(watched: Fleet) -> None:
     assert "Hubble:         OK" in watched.lab.hosts[0].run("wardmesh status").stdout
 
@@ -411,7 +430,7 @@ def test_uninstall_takes_the_observer_along(watched: Fleet) -> None:
         left = host.run(
             "ls /etc/systemd/system | grep wardmesh; "
             "ls -d /etc/wardmesh /var/lib/wardmesh /run/wardmesh /sys/fs/bpf/wardmesh 2>/dev/null; "
-            "ss -Hlnt '( sport = :4244 or sport = :4245 or sport = :9962 )'",
+            "ss -Hlnt '( sport = :4244 or sport = :4245 or sport = :4246 or sport = :9962 )'",
             check=False,
         )
         assert left.stdout.strip() == "", left.stdout

@@ -25,6 +25,8 @@ class Suite:
 
 SUITES = (
     Suite("unit", "tests/unit", 600),
+    # In a browser; drawing is done by the processor.
+    Suite("ui", "tests/ui", 600),
     Suite("bpf", "tests/bpf", 600),
     Suite("netns", "tests/netns", 600),
     Suite("conformance", "tests/conformance", 600),

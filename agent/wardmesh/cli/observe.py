@@ -14,14 +14,12 @@ from typing import Any, TextIO
 from wardmesh.cli.output import paths_of
 from wardmesh.daemon.inputs import noted_public_key
 from wardmesh.host.paths import Paths
-from wardmesh.model.certificates import server_name
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.client import Access, ObserverClient
 from wardmesh.observe.convert import flow_of, set_time
 from wardmesh.observe.flags import Given, build_filters, parse_time
 from wardmesh.observe.getflows import ALL, Query
 from wardmesh.observe.jsonform import LONGEST_LINE, filters_of, from_json, to_json
-from wardmesh.observe.listen import WILDCARDS
 from wardmesh.observe.printer import Printer, Style
 from wardmesh.observe.proto import message
 from wardmesh.observe.settings import RELAY_PORT
@@ -143,19 +141,13 @@ def access_of(args: argparse.Namespace) -> Access:
 
 def own_relay(paths: Paths) -> Access:
     """The relay of this host, as its configuration has it: by TLS where it listens beyond loopback."""
+    from wardmesh.observe.own_relay import relay_access
     from wardmesh.observe.service import read_fleet, settings_of
 
-    settings = settings_of(paths)
-    where = settings.relay
-    host = where.host if where.host not in WILDCARDS else "127.0.0.1"
-    target = f"[{host}]:{where.port}" if ":" in host else f"{host}:{where.port}"
-    tls = settings.tls
-    if tls is None or (tls.rollout and where.host in ("127.0.0.1", "::1", "localhost")):
-        return Access(target)
     fleet, own = read_fleet(paths), noted_public_key(paths)
     member = fleet.by_key(own) if fleet is not None and own else None
-    name = server_name(member.name, fleet.cluster.name) if member is not None and fleet is not None else ""
-    return Access(target, True, tls.client_ca, tls.cert, tls.key, name)
+    cluster = fleet.cluster.name if fleet is not None else ""
+    return relay_access(settings_of(paths), member.name if member is not None else "", cluster)
 
 
 def _from_file(name: str, request: Any) -> Iterator[Any]:

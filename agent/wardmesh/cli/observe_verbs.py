@@ -106,11 +106,14 @@ def add_all(groups: Groups, policy: Groups, add: Add) -> None:
     relay.add_argument(
         "--peers", metavar="SERVER", help="learn the members from this server instead of the fleet map"
     )
+    ui = add(groups, "ui", "ui:ui", "a page with the service map and the flows of the fleet", json=False)
+    ui.add_argument("--listen", default="", metavar="HOST:PORT", help="instead of hubble.ui.listenAddress")
+    _add_server(ui, "; without it the relay on this host")
 
 
 def add_input(made: argparse.ArgumentParser, *, fleet: bool = True) -> None:
     """Where flows come from, and which part of them."""
-    made.add_argument("--server", metavar="SERVER", help="unix://PATH, HOST:PORT or tls://HOST:PORT")
+    _add_server(made)
     if fleet:
         made.add_argument("--fleet", action="store_true", help="ask the relay on this host: 127.0.0.1:4245")
     else:
@@ -121,6 +124,16 @@ def add_input(made: argparse.ArgumentParser, *, fleet: bool = True) -> None:
             help="ask the relay on this host: 127.0.0.1:4245",
         )
     made.add_argument("--input-file", metavar="FILE", help="read flows from a file (- is standard input)")
+    made.add_argument("--last", type=_count, metavar="NUMBER", help="the last so many flows")
+    made.add_argument("--first", type=_count, metavar="NUMBER", help="the first so many flows")
+    made.add_argument("--all", action="store_true", help="every flow that is kept")
+    made.add_argument("--since", metavar="TIME", help="from then on: 5m, 2024-05-01T12:00:00Z")
+    made.add_argument("--until", metavar="TIME", help="until then")
+
+
+def _add_server(made: argparse.ArgumentParser, default: str = "") -> None:
+    text = f"unix://PATH, HOST:PORT or tls://HOST:PORT{default}"
+    made.add_argument("--server", metavar="SERVER", help=text)
     made.add_argument("--tls", action="store_true", help="connect by TLS")
     made.add_argument(
         "--tls-ca-cert-files",
@@ -136,11 +149,6 @@ def add_input(made: argparse.ArgumentParser, *, fleet: bool = True) -> None:
     made.add_argument(
         "--tls-server-name", default="", metavar="NAME", help="name in the server's certificate"
     )
-    made.add_argument("--last", type=_count, metavar="NUMBER", help="the last so many flows")
-    made.add_argument("--first", type=_count, metavar="NUMBER", help="the first so many flows")
-    made.add_argument("--all", action="store_true", help="every flow that is kept")
-    made.add_argument("--since", metavar="TIME", help="from then on: 5m, 2024-05-01T12:00:00Z")
-    made.add_argument("--until", metavar="TIME", help="until then")
 
 
 def _count(text: str) -> int:

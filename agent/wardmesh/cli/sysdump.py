@@ -38,6 +38,7 @@ UNITS = (
     "wardmesh-boot.service",
     "wardmesh-observer.service",
     "wardmesh-relay.service",
+    "wardmesh-ui.service",
     "wardmesh-wireguard@wardmesh_wg0.service",
 )
 _PLAIN = ("--no-pager", "-o", "short-iso")

@@ -72,6 +72,7 @@ class ObserverClient:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._channel = open_channel(access)
+        self._reached = False
 
     def __enter__(self) -> ObserverClient:
         return self
@@ -79,6 +80,10 @@ class ObserverClient:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the server; a stream that another thread reads ends with an error."""
         self._channel.close()
 
     def flows(self, request: Any) -> Iterator[Any]:
@@ -110,11 +115,15 @@ class ObserverClient:
             raise self._told(error) from error
 
     def _reach(self, grpc: Any) -> None:
+        """Wait for the first connection; later ones are gRPC's business, and calls say when it fails."""
+        if self._reached:
+            return
         address = self._access.address()
         try:
             if address.startswith("unix:") and not os.path.exists(address[5:]):
                 raise grpc.FutureTimeoutError  # nobody has made the socket: there is nothing to wait for
             grpc.channel_ready_future(self._channel).result(DIAL_TIMEOUT)
+            self._reached = True
         except grpc.FutureTimeoutError as error:
             raise WardmeshError(
                 "nobody answers for the Hubble API",

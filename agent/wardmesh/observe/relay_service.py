@@ -7,62 +7,25 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import Address, FleetMap
+from wardmesh.model.fleetmap import FleetMap
 from wardmesh.observe.client import Access
 from wardmesh.observe.credentials import stamps_of, why_unusable
+from wardmesh.observe.held_map import HeldMap
 from wardmesh.observe.links import Links, follow_peers
 from wardmesh.observe.listen import Gate, Plan, plan
 from wardmesh.observe.needs import need
 from wardmesh.observe.relay import RelayService, start_server
 from wardmesh.observe.roster import peers_of
-from wardmesh.observe.service import gate_of, is_sealed, read_fleet, settings_of, with_rollout
+from wardmesh.observe.service import gate_of, is_sealed, settings_of, with_rollout
 from wardmesh.observe.settings import RELAY_PORT, Settings, Tls, host_port
 
 LOG = logging.getLogger("wardmesh")
 _LOOK = 2.0  # seconds between two looks at the fleet map and the certificates
 _GRACE = 0.5
-
-
-class _Map:
-    """The fleet map as it is now."""
-
-    def __init__(self, paths: Paths, own_name: Callable[[FleetMap], str]) -> None:
-        self._paths = paths
-        self._own_name = own_name
-        self._stamp = -1
-        self.fleet: FleetMap | None = None
-        self.own = ""
-
-    def changed(self) -> bool:
-        """Read it again where it is another one; a broken map leaves the last good one."""
-        stamp = _stamp(self._paths.fleet)
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
-        try:
-            self.fleet = read_fleet(self._paths)
-        except WardmeshError as error:
-            LOG.error("%s", error)
-            return False
-        self.own = self._own_name(self.fleet) if self.fleet else ""
-        return True
-
-    def own_addresses(self) -> tuple[Address, ...]:
-        """Those of this host."""
-        members = self.fleet.members if self.fleet else ()
-        return next((member.addresses for member in members if member.name == self.own), ())
-
-
-def _stamp(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def run_relay(
@@ -86,7 +49,7 @@ class _Relay:
     ) -> None:
         self._paths = paths
         self._peers = peers
-        self._held = _Map(paths, own_name)
+        self._held = HeldMap(paths, own_name)
         self._held.changed()
         self._settings: Settings = settings_of(paths)
         self._where = host_port(listen, "--listen", RELAY_PORT) if listen else self._settings.relay

@@ -157,7 +157,7 @@ class Observer:
 
     def _stamps(self) -> tuple[int, ...]:
         rollout = stamps_of(rollout_tls(self._paths))
-        return _stamp(self._paths.fleet), _stamp(self._paths.mode), *(stamp for stamp, _inode in rollout)
+        return stamp_of(self._paths.fleet), stamp_of(self._paths.mode), *(stamp for stamp, _inode in rollout)
 
     def _load_names(self) -> Names:
         fleet = read_fleet(self._paths)
@@ -201,7 +201,8 @@ def _time(event: FlowEvent) -> int:
     return event.time_ns
 
 
-def _stamp(path: Path) -> int:
+def stamp_of(path: Path) -> int:
+    """When a file was written, in ns; 0 where there is none."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

@@ -10,7 +10,7 @@ from wardmesh.model.config import Config
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.ring import check_capacity
 
-API_PORT, RELAY_PORT = 4244, 4245
+API_PORT, RELAY_PORT, UI_PORT = 4244, 4245, 4246
 _LAST_PORT = 65535
 
 
@@ -56,6 +56,7 @@ class Settings:
     capacity: int
     listen: HostPort | None
     relay: HostPort
+    ui: HostPort
     tls: Tls | None
     export: Export | None
 
@@ -74,6 +75,7 @@ def read_settings(config: Config) -> Settings:
         check_capacity(values["hubble.eventBufferCapacity"]),
         host_port(listen, "hubble.listenAddress", API_PORT) if listen else None,
         host_port(values["hubble.relay.listenAddress"], "hubble.relay.listenAddress", RELAY_PORT),
+        host_port(values["hubble.ui.listenAddress"], "hubble.ui.listenAddress", UI_PORT),
         _tls(config),
         _export(config),
     )

@@ -130,7 +130,12 @@ WHOLE = """
 
 
 def test_the_whole_role_says_beforehand_what_it_would_do(controller, tmp_path):
-    digests = {"agent": "a", "wardmesh-observer.service": "", "wardmesh-relay.service": ""}
+    digests = {
+        "agent": "a",
+        "wardmesh-observer.service": "",
+        "wardmesh-relay.service": "",
+        "wardmesh-ui.service": "",
+    }
     inventory = hosts(
         wardmesh_preflight_result={"digests": digests}, ansible_python_interpreter="/usr/bin/python3"
     )
@@ -156,15 +161,18 @@ CASES = (
     ("hubble", {"hubble": {"enabled": "true"}}, {"observer"}, [], 9962),
     ("off", {"hubble": {"enabled": "false"}, "prometheus": {"port": "77"}}, set(), [], 77),
     ("relay", {}, {"relay"}, [], 9962),
+    ("shown", {"hubble": {"ui": {"listenAddress": ":4246"}}}, {"relay", "ui"}, [], 9962),
+    ("unshown", {}, set(), [], 9962),
     ("cores", {"resources": {"limits": LIMITS}}, set(), ["MemoryMax=2G", "CPUQuota=200%"], 9962),
     ("share", {"resources": {"limits": SMALL}}, set(), ["MemoryMax=512M", "CPUQuota=50%"], 9962),
 )
 
 
 def test_the_configuration_decides_which_services_run(controller, tmp_path):
-    inventory = hosts(**SHOWN)
+    inventory = hosts(**SHOWN, wardmesh_ui=False)
     inventory["wardmesh"]["hosts"] = {case[0]: {"wardmesh_config": case[1]} for case in CASES}
-    inventory["relays"] = {"hosts": {"relay": {}}}
+    inventory["relays"] = {"hosts": {"relay": {}, "shown": {"wardmesh_ui": True}}}
+    inventory["wardmesh"]["hosts"]["unshown"]["wardmesh_ui"] = True  # no relay, no page
     controller(SHOW, inventory)
     for name, _config, services, lines, port in CASES:
         found = json.loads((tmp_path / f"{name}.json").read_text())
@@ -174,6 +182,7 @@ def test_the_configuration_decides_which_services_run(controller, tmp_path):
         assert found["port"] == port, name
 
 
+OBSERVING = ("wardmesh-observer.service", "wardmesh-relay.service", "wardmesh-ui.service")
 HUBBLE = {"hubble": {"enabled": True, "listenAddress": ":4244"}}
 # host, its configuration, wardmesh_hubble_tls, whether the rollout brings a certificate
 CERTIFIED = (
@@ -214,7 +223,7 @@ def unit_of(name):
     return [line for line in text.splitlines() if line and not line.startswith(("#", "["))]
 
 
-@pytest.mark.parametrize("name", ["wardmesh-observer.service", "wardmesh-relay.service"])
+@pytest.mark.parametrize("name", OBSERVING)
 def test_what_observes_is_confined_and_never_waited_for(name):
     lines = unit_of(name)
     assert "NoNewPrivileges=yes" in lines
@@ -224,5 +233,5 @@ def test_what_observes_is_confined_and_never_waited_for(name):
     capabilities = next(line for line in lines if line.startswith("CapabilityBoundingSet="))
     assert not {"CAP_NET_ADMIN", "CAP_SYS_ADMIN"} & set(capabilities.partition("=")[2].split())
     for other in (REPO / "agent/systemd").glob("wardmesh*.service"):
-        if other.name not in (name, "wardmesh-observer.service", "wardmesh-relay.service"):
+        if other.name not in (name, *OBSERVING):
             assert not [line for line in unit_of(other.name) if name in line]

@@ -38,7 +38,7 @@ def fleet_bytes(hosts: Mapping[str, tuple[str, dict[str, str]]] = HOSTS, generat
     members = [
         {
             "name": name,
-            "key": base64.b64encode(bytes([place + 1]) * 32).decode(),
+            "key": base64.b64encode((place + 1).to_bytes(2, "big") * 16).decode(),
             "addresses": [address],
             "labels": labels,
         }

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fleet map as it is now, for processes that look at its file from time to time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from wardmesh.host.paths import Paths
+from wardmesh.model.errors import WardmeshError
+from wardmesh.model.fleetmap import Address, FleetMap
+from wardmesh.observe.service import read_fleet, stamp_of
+
+LOG = logging.getLogger("wardmesh")
+
+
+class HeldMap:
+    """fleet: the last good map, None before the first; own: this host's name in it, "" where it has none."""
+
+    def __init__(self, paths: Paths, own_name: Callable[[FleetMap], str]) -> None:
+        self._paths = paths
+        self._own_name = own_name
+        self._stamp = -1
+        self.fleet: FleetMap | None = None
+        self.own = ""
+
+    def changed(self) -> bool:
+        """Read it again where it is another one; a broken map leaves the last good one."""
+        stamp = stamp_of(self._paths.fleet)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            self.fleet = read_fleet(self._paths)
+        except WardmeshError as error:
+            LOG.error("%s", error)
+            return False
+        self.own = self._own_name(self.fleet) if self.fleet else ""
+        return True
+
+    def own_addresses(self) -> tuple[Address, ...]:
+        """Those of this host."""
+        members = self.fleet.members if self.fleet else ()
+        return next((member.addresses for member in members if member.name == self.own), ())
+
+    def addresses(self) -> set[Address]:
+        """Those of every member."""
+        members = self.fleet.members if self.fleet else ()
+        return {address for member in members for address in member.addresses}
