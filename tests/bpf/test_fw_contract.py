@@ -62,6 +62,8 @@ def _count(name: str) -> int:
         ("WM_EVENT_ANSWERED", fw.EVENT_ANSWERED),
         ("WM_EVENT_CLOSING", fw.EVENT_CLOSING),
         ("WM_EVENT_DROP", fw.EVENT_DROP),
+        ("WM_FAILSAFE_ALL", fw.FAILSAFE_ALL),
+        ("WM_FAILSAFE_MEMBERS", fw.FAILSAFE_MEMBERS),
         ("WM_WAYS", fw.WAYS),
         ("WM_TAG_ANSWERED", fw.TAG_ANSWERED),
         ("WM_TAG_BUSY", fw.TAG_BUSY),

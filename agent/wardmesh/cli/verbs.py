@@ -196,6 +196,8 @@ def _add_kernel(groups: Groups) -> None:
 
 
 def _add_health(groups: Groups) -> None:
+    text = "check the peers and answer their checks (wardmesh-health.service does)"
+    _add(groups, "health", "health_service:health", text, json=False)
     metrics = _add(
         _group(groups, "metrics", "metrics of this host"),
         "list",
