@@ -21,7 +21,7 @@ from wardmesh.health.loop import Loop
 from wardmesh.health.prober import Prober
 from wardmesh.health.record import Peer, document, summary
 from wardmesh.health.responder import Responder
-from wardmesh.health.route import device_to
+from wardmesh.health.route import way_to
 from wardmesh.health.web import PORT
 from wardmesh.host.files import read_bytes, stamp
 from wardmesh.host.netlink import Netlink
@@ -54,7 +54,7 @@ class Health:
 
     def _device(self, address: str) -> str:
         try:
-            return device_to(self._netlink, address)
+            return way_to(self._netlink, address).device
         except OSError:
             return ""
 

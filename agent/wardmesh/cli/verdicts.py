@@ -6,18 +6,17 @@ from __future__ import annotations
 from wardmesh.cli.fleet import installed_fleet
 from wardmesh.cli.local import read_config
 from wardmesh.daemon.inputs import noted_public_key, read_policies
-from wardmesh.health.web import PORT
 from wardmesh.host.files import stamp
 from wardmesh.host.paths import Paths
-from wardmesh.model.config import PROTOCOLS, Config
+from wardmesh.model.config import HEALTH_PORT
 from wardmesh.model.errors import WardmeshError
 from wardmesh.policy.engine import Engine
 from wardmesh.policy.files import parse_policies
-from wardmesh.policy.passes import Failsafe, failsafe, passes
+from wardmesh.policy.passes import NO_POLICY, Failsafe, between, failsafe_of
 from wardmesh.policy.view import endpoints_of
 
-OPEN = (True, "no policy is enforced")
-_PORTS = {"http": f"{PORT}/tcp", "icmp": "8/icmp", "icmp6": "128/icmpv6"}
+OPEN = (True, NO_POLICY)
+_PORTS = {"http": f"{HEALTH_PORT}/tcp", "icmp": "8/icmp", "icmp6": "128/icmpv6"}
 
 
 class Verdicts:
@@ -54,7 +53,7 @@ class Verdicts:
             return OPEN
         key = (target, port)
         if key not in self._known:
-            self._known[key] = passes(self._engine, self._own, target, port, self._safe)
+            self._known[key] = between(self._engine, self._own, target, port, (self._safe, self._safe))
         return self._known[key]
 
     def forbids(self, target: str, protocol: str) -> str:
@@ -64,13 +63,3 @@ class Verdicts:
         except (OSError, ValueError, WardmeshError):
             return ""  # whatever is wrong with the files is the agent's to tell
         return "" if allowed else why
-
-
-def failsafe_of(config: Config) -> Failsafe:
-    """What the firewall of a host with this configuration lets pass before policy."""
-    wall = config.firewall
-    return failsafe(
-        ((item.protocol, item.port) for item in wall.failsafe_ingress),
-        ((item.protocol, item.port) for item in wall.failsafe_egress),
-        [(PROTOCOLS["TCP"], PORT)] if config.health.enabled else [],
-    )

@@ -15,8 +15,7 @@ from wardmesh.daemon.machine import FirewallLike, Machine
 from wardmesh.daemon.stages import Stages
 from wardmesh.datapath.attachment import Device
 from wardmesh.datapath.contract import EGRESS, INGRESS
-from wardmesh.health.web import PORT as HEALTH_PORT
-from wardmesh.model.config import Config
+from wardmesh.model.config import HEALTH_PORT, Config
 
 PAUSE = 30.0  # seconds before a failed compiler run is tried again
 PROGRAMS, POLICY, OFF = "firewall programs", "firewall", "firewall removal"

@@ -62,7 +62,7 @@ class Schedule:
     """The rounds of one host. names: every member's, own among them."""
 
     def __init__(self, names: Iterable[str], own: str, interval: float) -> None:
-        self._ring = sorted(set(names) | {own}, key=_place)
+        self._ring = ring({*names, own})
         self._own = self._ring.index(own)
         self.plan = plan(len(self._ring), interval)
         self._phase = _share(own)
@@ -74,6 +74,11 @@ class Schedule:
             distance = (number * partners + turn) % peers + 1
             target = self._ring[(self._own + distance) % len(self._ring)]
             yield Slot((turn + self._phase) * self.plan.spacing, target)
+
+
+def ring(names: Iterable[str]) -> list[str]:
+    """All members in the order that every host computes alike."""
+    return sorted(set(names), key=_place)
 
 
 def _place(name: str) -> tuple[bytes, str]:

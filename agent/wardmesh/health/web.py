@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-PORT = 4240
+from wardmesh.model.config import HEALTH_PORT
+
+PORT = HEALTH_PORT
 REQUEST_MAX = 1024  # bytes; a check sends 60
 REQUEST = b"GET /hello HTTP/1.1\r\nHost: wardmesh\r\nConnection: close\r\n\r\n"
 _METHODS = (b"GET", b"HEAD")

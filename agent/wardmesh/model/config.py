@@ -23,6 +23,7 @@ PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPV6": 58}
 _DURATION = re.compile(r"^(\d+(ms|s|m|h))+$")
 _DURATION_PART = re.compile(r"(\d+)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+HEALTH_PORT = 4240  # TCP, as upstream
 _HEALTH_INTERVALS = (1.0, 3600.0)
 _SIZE_LIMIT = 1 << 20
 _LEVELS = {"warn": "warning"}

@@ -3,41 +3,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from wardmesh.model.config import HEALTH_PORT, PROTOCOLS, Config
 from wardmesh.policy.assertions import judge
 from wardmesh.policy.engine import Engine
-from wardmesh.policy.ports import TCP, UDP
 
-_PROTOCOLS = {"tcp": TCP, "udp": UDP}
 Port = tuple[int, int]  # protocol, port
+NO_POLICY = "no policy is enforced"
 
 
 @dataclass(frozen=True)
 class Failsafe:
-    """What passes whatever policy says. between_members: in both directions, for members only."""
+    """What passes a host whatever policy says; members: in both directions, to and from members only."""
 
     ingress: frozenset[Port] = field(default_factory=frozenset)
     egress: frozenset[Port] = field(default_factory=frozenset)
-    between_members: frozenset[Port] = field(default_factory=frozenset)
+    members: frozenset[Port] = field(default_factory=frozenset)
 
 
-def failsafe(ingress: Iterable[Port], egress: Iterable[Port], between_members: Iterable[Port]) -> Failsafe:
-    """From lists of (protocol, port)."""
-    return Failsafe(frozenset(ingress), frozenset(egress), frozenset(between_members))
+def failsafe_of(config: Config) -> Failsafe:
+    """What the firewall of a host with this configuration lets pass before policy."""
+    wall = config.firewall
+    return Failsafe(
+        frozenset((item.protocol, item.port) for item in wall.failsafe_ingress),
+        frozenset((item.protocol, item.port) for item in wall.failsafe_egress),
+        frozenset([(PROTOCOLS["TCP"], HEALTH_PORT)] if config.health.enabled else []),
+    )
 
 
-def passes(engine: Engine, source: str, target: str, port: str, safe: Failsafe) -> tuple[bool, str]:
-    """Whether a new flow (port: 5432/tcp, 8/icmp) gets through both hosts, and why."""
+def between(
+    engine: Engine,
+    source: str,
+    target: str,
+    port: str,
+    safe: tuple[Failsafe, Failsafe],
+    enforced: tuple[bool, bool] = (True, True),
+) -> tuple[bool, str]:
+    """Whether a new flow (port: 5432/tcp, 8/icmp) gets through both hosts, and why.
+
+    safe and enforced: of source and target; enforced: its firewall is on and drops.
+    """
+    if not any(enforced):
+        return True, NO_POLICY
     answer = judge(engine, source, target, port)
-    if answer["verdict"] == "allowed":
-        return True, str(answer["why"])
     number, _slash, protocol = port.partition("/")
-    wanted = (_PROTOCOLS.get(protocol.lower(), 0), int(number))
-    if wanted in safe.between_members:
-        return True, "between members it passes before policy"
-    out = wanted in safe.egress or str(answer["egress"]).startswith("allowed")
-    if out and (wanted in safe.ingress or str(answer["ingress"]).startswith("allowed")):
-        return True, "the failsafe lets it pass"
-    return False, str(answer["why"])
+    wanted = (PROTOCOLS.get((protocol or "tcp").upper(), 0), int(number))
+    exempt = (
+        not enforced[0] or wanted in safe[0].egress | safe[0].members,
+        not enforced[1] or wanted in safe[1].ingress | safe[1].members,
+    )
+    for free, side in zip(exempt, ("egress", "ingress")):
+        if not free and not str(answer[side]).startswith("allowed"):
+            return False, f"{side}: {answer[side]}"
+    return True, str(answer["why"]) if answer["verdict"] == "allowed" else "the failsafe lets it pass"
