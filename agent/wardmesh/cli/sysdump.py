@@ -37,6 +37,7 @@ UNITS = (
     "wardmesh.service",
     "wardmesh-boot.service",
     "wardmesh-observer.service",
+    "wardmesh-health.service",
     "wardmesh-relay.service",
     "wardmesh-wireguard@wardmesh_wg0.service",
 )

@@ -113,7 +113,8 @@ WHOLE = """
 
 
 def test_the_whole_role_says_beforehand_what_it_would_do(controller, tmp_path):
-    digests = {"agent": "a", "wardmesh-observer.service": "", "wardmesh-relay.service": ""}
+    units = ("wardmesh-observer.service", "wardmesh-health.service", "wardmesh-relay.service")
+    digests = {"agent": "a", **dict.fromkeys(units, "")}
     inventory = hosts(
         wardmesh_preflight_result={"digests": digests}, ansible_python_interpreter="/usr/bin/python3"
     )
@@ -137,6 +138,8 @@ CASES = (
     ("metrics", {"prometheus": {"enabled": True}}, {"observer"}, [], 9962),
     ("flat", {"prometheus.enabled": True, "prometheus.port": 9}, {"observer"}, [], 9),
     ("hubble", {"hubble": {"enabled": "true"}}, {"observer"}, [], 9962),
+    ("checks", {"healthChecking": {"enabled": True, "interval": "10s"}}, {"health"}, [], 9962),
+    ("flatchecks", {"healthChecking.enabled": "true"}, {"health"}, [], 9962),
     ("off", {"hubble": {"enabled": "false"}, "prometheus": {"port": "77"}}, set(), [], 77),
     ("relay", {}, {"relay"}, [], 9962),
     ("cores", {"resources": {"limits": LIMITS}}, set(), ["MemoryMax=2G", "CPUQuota=200%"], 9962),
@@ -162,7 +165,10 @@ def unit_of(name):
     return [line for line in text.splitlines() if line and not line.startswith(("#", "["))]
 
 
-@pytest.mark.parametrize("name", ["wardmesh-observer.service", "wardmesh-relay.service"])
+SERVICES = ("wardmesh-observer.service", "wardmesh-relay.service", "wardmesh-health.service")
+
+
+@pytest.mark.parametrize("name", SERVICES)
 def test_what_observes_is_confined_and_never_waited_for(name):
     lines = unit_of(name)
     assert "NoNewPrivileges=yes" in lines
@@ -172,5 +178,5 @@ def test_what_observes_is_confined_and_never_waited_for(name):
     capabilities = next(line for line in lines if line.startswith("CapabilityBoundingSet="))
     assert not {"CAP_NET_ADMIN", "CAP_SYS_ADMIN"} & set(capabilities.partition("=")[2].split())
     for other in (REPO / "agent/systemd").glob("wardmesh*.service"):
-        if other.name not in (name, "wardmesh-observer.service", "wardmesh-relay.service"):
+        if other.name not in SERVICES:
             assert not [line for line in unit_of(other.name) if name in line]
