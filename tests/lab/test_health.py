@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the peers on real hosts: status, ping, the table of connectivity, policies, a host that is down."""
+"""Checks of the peers on real hosts: status, ping, the table of connectivity, policies, a dead host."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from wardmesh.cli.tunnel_proof import Evidence, Prover
 from wardmesh.cli.verdicts import Verdicts
 from wardmesh.daemon.inputs import own_public_key
 from wardmesh.health import reach
-from wardmesh.health.connectivity import Expected, Port, Target, Tested, judge_test, read_plan, row
+from wardmesh.health.connectivity import Expected, Outcome, Port, Target, judge_test, read_plan, row
 from wardmesh.health.pairs import targets
 from wardmesh.health.web import PORT
 from wardmesh.host.files import read_bytes
@@ -173,7 +173,7 @@ def _target(verdicts: Verdicts, fleet: FleetMap, own: Member, name: str, ports: 
     )
 
 
-def _test(prover: Prover, fleet: FleetMap, own: Member, target: Target) -> Tested:
+def _test(prover: Prover, fleet: FleetMap, own: Member, target: Target) -> Outcome:
     member, address = _member(fleet, own, target.name)
     before = prover.look(member.key)
     small = reach.ping(address, ECHOES, spacing=0.05)
@@ -188,7 +188,7 @@ def _test(prover: Prover, fleet: FleetMap, own: Member, target: Target) -> Teste
         packets += reach.passed(word)
         size += 40 if reach.passed(word) else 0
     evidence = prover.evidence(address, before, after, size, packets)
-    return Tested(target, address, small, large, said, evidence.encrypted, evidence.words)
+    return Outcome(target, address, small, large, said, evidence.encrypted, evidence.words)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

@@ -98,7 +98,7 @@ class Prover:
         if plain > 0:
             words += f"; the guard saw {plain} plain packets of members"
         encrypted: bool | None = path == TUNNEL and sent >= needed and received >= needed
-        if not packets or (self.encryption and before.peer is None):
+        if not packets or (path == TUNNEL and before.peer is None):
             encrypted = None
         return Evidence(
             path,

@@ -62,7 +62,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Outcome:
     """What was found. large: None where it was not tried; said: of each port; encrypted None: not known."""
 
     target: Target
@@ -103,7 +103,7 @@ def _expected(item: Mapping[str, Any]) -> Expected:
     return Expected(item["passes"], str(item.get("why", "")))
 
 
-def judge_test(tested: Tested, *, encryption: bool) -> list[str]:
+def judge_test(tested: Outcome, *, encryption: bool) -> list[str]:
     """What differs from what was expected, in words; encryption: whether it is switched on here."""
     target, found = tested.target, []
     pinged = bool(tested.small.answered)
@@ -132,7 +132,7 @@ def _said(pinged: Pinged) -> str:
     return "answered" if pinged.answered else pinged.problem or "no answer"
 
 
-def row(own: str, tested: Tested, differences: list[str]) -> dict[str, Any]:
+def row(own: str, tested: Outcome, differences: list[str]) -> dict[str, Any]:
     """One row of the table; cells are the words of its columns."""
     target = tested.target
     expected = [(f"ping {_word(target.icmp.passes)}", target.icmp.passes, bool(tested.small.answered))]

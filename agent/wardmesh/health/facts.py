@@ -196,7 +196,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Checks:
-    """What wardmesh-health knows. unreachable: names; doubtful: (name, what is wrong) of peers that answer."""
+    """What wardmesh-health knows. unreachable: names; doubtful: (name, why) of peers that answer."""
 
     reachable: int
     unknown: int
