@@ -79,8 +79,8 @@ struct wm_fw_row {
  * or members only. */
 #define WM_FAILSAFE_ALL 1
 #define WM_FAILSAFE_MEMBERS 2
-#define WM_MEMBERS_FIRST 256       /* identities of members; below are the reserved ones */
-#define WM_MEMBERS_LAST 0xFFFFFF   /* and above those of prefixes */
+#define WM_MEMBERS_FIRST 256     /* identities of members; below are the reserved ones */
+#define WM_MEMBERS_LAST 0xFFFFFF /* and above those of prefixes */
 struct wm_fw_failsafe_key {
 	__u8 direction;
 	__u8 protocol;

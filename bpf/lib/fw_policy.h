@@ -108,6 +108,5 @@ static __always_inline bool wm_fw_is_failsafe(const struct wm_packet *packet, __
 	whom = fw_failsafe.lookup(&key);
 	if (!whom)
 		return false;
-	return *whom == WM_FAILSAFE_ALL ||
-	       (identity >= WM_MEMBERS_FIRST && identity <= WM_MEMBERS_LAST);
+	return *whom == WM_FAILSAFE_ALL || (identity >= WM_MEMBERS_FIRST && identity <= WM_MEMBERS_LAST);
 }
