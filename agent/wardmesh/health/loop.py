@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import Empty, SimpleQueue
-from typing import Any, Protocol, TypeVar, Union
+from typing import Protocol, TypeVar, Union
+
+from wardmesh.host.jobs import Jobs
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _LONGEST = 1.0  # seconds of one wait
@@ -36,9 +36,8 @@ class Loop:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._stopping = threading.Event()
-        self._asked: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.watch(self._wake_read, READ, self._answer)
+        self._jobs = Jobs()
+        self.watch(self._jobs, READ, self._answer)
 
     def at(self, when: float, act: Callable[[], None]) -> None:
         """Act at a time."""
@@ -60,21 +59,12 @@ class Loop:
 
     def ask(self, job: Callable[[], T]) -> Future[T]:
         """Have a job done in the loop's thread."""
-        future: Future[T] = Future()
-        self._asked.put((job, future))
-        self._wake()
-        return future
+        return self._jobs.submit(job)
 
     def stop(self) -> None:
         """run returns."""
         self._stopping.set()
-        self._wake()
-
-    def _wake(self) -> None:
-        try:
-            os.write(self._wake_write, b"x")
-        except BlockingIOError:
-            return  # the pipe is full: it wakes anyway
+        self._jobs.wake()
 
     def run(self) -> None:
         """Until stopped."""
@@ -93,21 +83,10 @@ class Loop:
             heapq.heappop(self._timers)[2]()
 
     def _answer(self) -> None:
-        os.read(self._wake_read, 4096)
-        while True:
-            try:
-                job, future = self._asked.get_nowait()
-            except Empty:
-                return
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(job())
-            except Exception as error:  # noqa: BLE001  whoever asked gets it
-                future.set_exception(error)
+        self._jobs.drain()
+        self._jobs.run()
 
     def close(self) -> None:
         """Give the descriptors back."""
         self._selector.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._jobs.close()
