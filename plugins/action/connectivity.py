@@ -12,6 +12,11 @@ from ansible_collections.wardmesh.fleet.plugins.plugin_utils._connectivity impor
 from ansible_collections.wardmesh.fleet.plugins.plugin_utils._files import read, read_bytes
 
 
+def config_of(hostvars, name):
+    """What the roles wrote into the config.yaml of a member, as far as it decides what passes."""
+    return json.dumps(hostvars[name].get("wardmesh_config") or {}) if name in hostvars else "{}"
+
+
 class ActionModule(ActionBase):
     """Without policies the host's installed ones say what is expected."""
 
@@ -20,7 +25,6 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         sources = arguments.pop("policies", None) or []
         fleet_map = arguments.pop("fleet_map", None)
-        configs = arguments.pop("configs", None) or {}
         sources = [sources] if isinstance(sources, str) else list(sources)
         if sources:
             try:
@@ -29,7 +33,7 @@ class ActionModule(ActionBase):
                     read_bytes(fleet_map, "to say who is who"),
                     read([self._find_needle("files", path) for path in sources]),
                     [str(port) for port in arguments.get("ports") or ["4240/tcp"]],
-                    {name: json.dumps(config) for name, config in configs.items()},
+                    lambda name: config_of(task_vars["hostvars"], name),
                 )
             except (OSError, PlanError) as error:
                 result.update(failed=True, msg=str(error))

@@ -27,18 +27,14 @@ options:
     default: [4240/tcp]
   policies:
     description:
-      - Policy files, or folders of them, on the controller; what they say is expected. Without any, what the
-        policies say that are installed on the host.
+      - Policy files, or folders of them, on the controller; what they say is expected of hosts whose firewall
+        is on in C(wardmesh_config). Without any, what the policies say that are installed on the host.
     type: list
     elements: path
     default: []
   fleet_map:
     description: The fleet map on the controller; needed for O(policies).
     type: path
-  configs:
-    description: Configuration of members by name, which says whose firewall is on; for O(policies).
-    type: dict
-    default: {}
   plan:
     description: Whom to test, and what is expected; filled in on the controller.
     type: list
@@ -90,7 +86,6 @@ def main():
             "ports": {"type": "list", "elements": "str", "default": ["4240/tcp"]},
             "policies": {"type": "list", "elements": "path", "default": []},
             "fleet_map": {"type": "path"},
-            "configs": {"type": "dict", "default": {}},
             "plan": {"type": "list", "elements": "dict", "default": []},
         },
         supports_check_mode=True,

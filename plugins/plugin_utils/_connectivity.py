@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,17 @@ def plan(
     fleet_map: bytes,
     files: Mapping[str, str],
     ports: Iterable[str],
-    configs: Mapping[str, str],
+    config_of: Callable[[str], str],
 ) -> list[dict[str, Any]]:
     """Targets of one member, as `wardmesh connectivity test --plan` reads them.
 
-    files: policies by name; configs: config.yaml of members by name, of those that are known here.
+    files: policies by name; config_of: text of a member's config.yaml by its name; asked only about
+    this member and its targets.
     """
     if str(AGENT) not in sys.path:
         sys.path.insert(0, str(AGENT))
     from wardmesh.health.pairs import targets
-    from wardmesh.model.config import Config, parse_config
+    from wardmesh.model.config import parse_config
     from wardmesh.model.errors import WardmeshError
     from wardmesh.model.fleetmap import parse_fleet_map
     from wardmesh.policy.engine import Engine
@@ -46,15 +47,15 @@ def plan(
             raise PlanError("%s is not in the fleet map (remedy: run site.yml for it)" % own)
         policies = parse_policies(sorted(files.items()), "policies")
         engine = Engine(policies, endpoints_of(fleet), fleet.cluster.name)
-        parsed = {name: parse_config(text, "configuration of " + name) for name, text in configs.items()}
+        chosen = targets(members, own)
+        parsed = {name: parse_config(config_of(name), "configuration of " + name) for name in (own, *chosen)}
         safe = {name: failsafe_of(config) for name, config in parsed.items()}
         walls = {
             name for name, config in parsed.items() if config.firewall.enabled and not config.firewall.audit
         }
-        default = failsafe_of(Config())
         found = []
-        for name in targets(members, own):
-            sides = (safe.get(own, default), safe.get(name, default))
+        for name in chosen:
+            sides = (safe[own], safe[name])
             enforced = (own in walls, name in walls)
             icmp = "128/icmpv6" if members[name].addresses[0].version == 6 else "8/icmp"
             judged = {port: between(engine, own, name, port, sides, enforced) for port in (icmp, *ports)}
