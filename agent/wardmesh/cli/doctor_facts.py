@@ -96,7 +96,7 @@ class _System:
 
     def checks(self) -> f.Checks | None:
         held = health_of(self._paths)
-        return None if held is None else checks_of(held)
+        return None if held is None else checks_of(held, encryption=self.settings().encryption)
 
     def settings(self) -> f.Settings:
         config = read_config(self._paths.config, needed=False)
@@ -279,15 +279,18 @@ class _System:
 LOSS_WARNING = 0.05  # share of lost probes; a sound network loses next to none
 
 
-def checks_of(document: Mapping[str, Any]) -> f.Checks:
-    """What wardmesh-health said as the doctor's facts."""
+def checks_of(document: Mapping[str, Any], *, encryption: bool = True) -> f.Checks:
+    """What wardmesh-health said as the doctor's facts; encryption: members are to be reached by the tunnel."""
     rows = document.get("peers", [])
     states = [str(row["state"]) for row in rows]
-    doubtful = [
-        (str(row["name"]), f"{row['loss']:.0%} lost" if row["path"] == "tunnel" else f"path {row['path']}")
-        for row in rows
-        if row["state"] == "reachable" and (row["path"] != "tunnel" or (row["loss"] or 0) > LOSS_WARNING)
-    ]
+    doubtful = []
+    for row in rows:
+        if row["state"] != "reachable":
+            continue
+        if encryption and row["path"] != "tunnel":
+            doubtful.append((str(row["name"]), f"path {row['path']}"))
+        elif (row["loss"] or 0) > LOSS_WARNING:
+            doubtful.append((str(row["name"]), f"{row['loss']:.0%} lost"))
     return f.Checks(
         states.count("reachable"),
         states.count("unknown"),

@@ -153,6 +153,7 @@ def test_status_names_who_does_not_answer(paths: Paths, monkeypatch: pytest.Monk
     checks = checks_of(found)
     assert checks.unreachable == ("h2",) and checks.reachable == 1
     assert dict(checks.doubtful)["h3"].startswith("path ")  # no tunnel here
+    assert checks_of(found, encryption=False).doubtful == ()
 
 
 def test_status_where_the_service_is_off_or_does_not_answer(paths: Paths) -> None:
