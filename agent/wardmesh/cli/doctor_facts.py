@@ -280,7 +280,7 @@ LOSS_WARNING = 0.05  # share of lost probes; a sound network loses next to none
 
 
 def checks_of(document: Mapping[str, Any], *, encryption: bool = True) -> f.Checks:
-    """What wardmesh-health said as the doctor's facts; encryption: members are to be reached by the tunnel."""
+    """What wardmesh-health said, as facts; encryption: members are to be reached by the tunnel."""
     rows = document.get("peers", [])
     states = [str(row["state"]) for row in rows]
     doubtful = []
