@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from wardmesh.daemon.log import LOG, setup_log
 from wardmesh.daemon.notify import Notifier
 from wardmesh.health.loop import Loop
 from wardmesh.health.prober import Prober
-from wardmesh.health.record import Peer, document, summary
+from wardmesh.health.record import Peer, document, explain, summary
 from wardmesh.health.responder import Responder
 from wardmesh.health.route import way_to
 from wardmesh.health.web import PORT
@@ -43,7 +44,7 @@ class Health:
         self._paths, self._config = paths, config
         self.loop = Loop()
         self._netlink = Netlink()
-        self._verdicts = Verdicts(paths)
+        self._verdicts, self._explaining = Verdicts(paths), threading.Lock()
         self._delays: dict[tuple[bool, str], Delays] = {}
         self._prober = Prober(self.loop, self._device, self._note, config.interval, time.time(), port)
         self._responder = Responder(self.loop, self._admits, port)
@@ -107,14 +108,17 @@ class Health:
         """Of the socket: GET /v1/health."""
 
         def answer(_body: Body) -> dict[str, Any]:
-            return self.loop.ask(self.state).result(ASK)
+            found = self.loop.ask(self.state).result(ASK)
+            with self._explaining:  # here, for a large set of policies takes a while to read
+                explain(found["peers"], self._verdicts.forbids)
+            return found
 
         return {("GET", "/v1/health"): answer}
 
     def state(self) -> dict[str, Any]:
         """What `status --all-health` and the metrics show; see docs/how-to/health.md."""
         plan, now = self._prober.schedule.plan, self.loop.clock()
-        rows = document(self._prober.records.values(), now, self._verdicts.forbids)
+        rows = document(self._prober.records.values(), now)
         problems = [*self._prober.problems, *([self._problem] if self._problem else [])]
         problems += [f"{address}: {why}" for address, why in sorted(self._responder.problems.items())]
         return {

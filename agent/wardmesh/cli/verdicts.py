@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 from wardmesh.cli.fleet import installed_fleet
 from wardmesh.cli.local import read_config
 from wardmesh.daemon.inputs import noted_public_key, read_policies
@@ -16,6 +18,7 @@ from wardmesh.policy.passes import NO_POLICY, Failsafe, between, failsafe_of
 from wardmesh.policy.view import endpoints_of
 
 OPEN = (True, NO_POLICY)
+LOOK = 1.0  # seconds for which a look at the files is good: somebody may ask about every peer
 _PORTS = {"http": f"{HEALTH_PORT}/tcp", "icmp": "8/icmp", "icmp6": "128/icmpv6"}
 
 
@@ -25,12 +28,16 @@ class Verdicts:
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
         self._seen: object = None
+        self._look_at = float("-inf")
         self._engine: Engine | None = None
         self._safe = Failsafe()
         self._own = ""
         self._known: dict[tuple[str, str], tuple[bool, str]] = {}
 
     def _refresh(self) -> None:
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK
         paths = self._paths
         folder = sorted(paths.policies.glob("*.y*ml")) if paths.policies.is_dir() else []
         seen = tuple((str(path), stamp(path)) for path in (paths.fleet, paths.config, *folder))

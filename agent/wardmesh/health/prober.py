@@ -108,8 +108,7 @@ class _AddressCheck:
 
     def _web_done(self, problem: str, seconds: float | None) -> None:
         self.web_error = problem
-        self.record.http.window.add(seconds)
-        self.record.http.error = problem
+        self.record.http.take([seconds], problem)
         if seconds is not None:
             self._check.note(self._primary, "http", seconds)
         # A refusal is an answer too: the host is there, and nobody listens.
@@ -126,10 +125,8 @@ class _AddressCheck:
         self._web.abandon()
         for ticket in self._tickets:
             self._check.pings.give_up(ticket)
-        for seconds in self._echoes:
-            self.record.icmp.window.add(seconds)
         silent = all(seconds is None for seconds in self._echoes)
-        self.record.icmp.error = (self._refusal or "no answer") if silent else ""
+        self.record.icmp.take(self._echoes, (self._refusal or "no answer") if silent else "")
 
 
 class Check:

@@ -32,6 +32,19 @@ class Protocol:
 
     window: Window = field(default_factory=Window)
     error: str = ""
+    _figures: dict[str, Any] | None = None
+
+    def take(self, probes: Iterable[float | None], error: str) -> None:
+        """The outcome of a check: round trips in seconds, None for what was lost."""
+        for seconds in probes:
+            self.window.add(seconds)
+        self.error, self._figures = error, None
+
+    def figures(self) -> dict[str, Any]:
+        """The window in JSON's form; made once a check, for somebody may ask about ten thousand peers."""
+        if self._figures is None:
+            self._figures = _figures(self.window.figures())
+        return self._figures
 
 
 @dataclass
@@ -79,13 +92,13 @@ def record_of(peer: Peer, now: float) -> PeerRecord:
     return PeerRecord(peer, addresses, since=now)
 
 
-def document(records: Iterable[PeerRecord], now: float, explain: Explain) -> list[dict[str, Any]]:
+def document(records: Iterable[PeerRecord], now: float) -> list[dict[str, Any]]:
     """A row for each peer; times and latencies in seconds, None where nothing is known."""
-    return [_row(record, now, explain) for record in records]
+    return [_row(record, now) for record in records]
 
 
-def _row(record: PeerRecord, now: float, explain: Explain) -> dict[str, Any]:
-    addresses = [_address(item, record.peer.name, explain) for item in record.addresses]
+def _row(record: PeerRecord, now: float) -> dict[str, Any]:
+    addresses = [_address(item) for item in record.addresses]
     best = _best(addresses[0])
     return {
         "name": record.peer.name,
@@ -102,14 +115,22 @@ def _row(record: PeerRecord, now: float, explain: Explain) -> dict[str, Any]:
     }
 
 
-def _address(item: AddressRecord, name: str, explain: Explain) -> dict[str, Any]:
-    found: dict[str, Any] = {"address": item.address}
-    for protocol, held in (("icmp", item.icmp), ("http", item.http)):
-        figures = held.window.figures()
-        kind = "icmp6" if protocol == "icmp" and ":" in item.address else protocol
-        denied = explain(name, kind) if held.error else ""
-        found[protocol] = {**_figures(figures), "error": held.error, "denied": denied}
-    return found
+def _address(item: AddressRecord) -> dict[str, Any]:
+    told = {"icmp": item.icmp, "http": item.http}
+    return {
+        "address": item.address,
+        **{name: {**held.figures(), "error": held.error, "denied": ""} for name, held in told.items()},
+    }
+
+
+def explain(rows: Iterable[dict[str, Any]], why: Explain) -> None:
+    """Fill in `denied` where a check had no answer and policy is the reason."""
+    for row in rows:
+        for address in row["addresses"]:
+            kinds = {"icmp": "icmp6" if ":" in address["address"] else "icmp", "http": "http"}
+            for name, kind in kinds.items():
+                if address[name]["error"]:
+                    address[name]["denied"] = why(row["name"], kind)
 
 
 def _figures(figures: Figures) -> dict[str, Any]:
@@ -128,10 +149,9 @@ def _seconds(value: float | None) -> float | None:
 
 
 def _best(address: dict[str, Any]) -> dict[str, Any]:
-    """The figures that speak for a peer: ICMP's, or HTTP's where policy forbids ICMP or nobody answers."""
+    """The figures that speak for a peer: ICMP's, or HTTP's where nobody answers ICMP."""
     icmp, http = dict(address["icmp"]), dict(address["http"])
-    silent = icmp["sent"] and icmp["lost"] == icmp["sent"]
-    return http if silent and (icmp["denied"] or http["mean"] is not None) else icmp
+    return http if icmp["mean"] is None and http["mean"] is not None else icmp
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, int]:

@@ -16,6 +16,7 @@ import pytest
 
 from wardmesh.api.server import Server
 from wardmesh.cli import health_text, text, tunnel_proof
+from wardmesh.cli import verdicts as verdicts_module
 from wardmesh.cli.doctor_facts import checks_of
 from wardmesh.cli.health_service import Health
 from wardmesh.cli.state import health_of
@@ -79,10 +80,9 @@ class _Check:
     def __init__(self, loop: Any, _pings: Any, record: Any, note: Any, done: Any, _port: int) -> None:
         alive = record.peer.name not in self.silent
         for address in record.addresses:
-            for _echo in range(3):
-                address.icmp.window.add(0.002 if alive else None)
-            address.http.window.add(0.004 if alive else None)
-            address.icmp.error = address.http.error = "" if alive else "no answer"
+            error = "" if alive else "no answer"
+            address.icmp.take([0.002 if alive else None] * 3, error)
+            address.http.take([0.004 if alive else None], error)
         if alive:
             note(True, "icmp", 0.002)
         loop.at(loop.clock(), lambda: done(alive))
@@ -179,7 +179,8 @@ def test_probes_know_sooner_than_a_tunnel_that_somebody_is_gone() -> None:
     assert text._node({**peer, "reachable": False}, 0.0, None, health=False).endswith("Unreachable")
 
 
-def test_verdicts_follow_the_files(paths: Paths) -> None:
+def test_verdicts_follow_the_files(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts_module, "LOOK", 0.0)
     verdicts = Verdicts(paths)
     assert verdicts.forbids("h2", "icmp") == ""
     (paths.policies / "closed.yaml").write_text(POLICY)

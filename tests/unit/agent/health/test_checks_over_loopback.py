@@ -38,7 +38,7 @@ def test_peers_over_loopback() -> None:
     thread.start()
 
     def rows() -> dict[str, Any]:
-        read = loop.ask(lambda: document(prober.records.values(), loop.clock(), lambda *_asked: ""))
+        read = loop.ask(lambda: document(prober.records.values(), loop.clock()))
         return {row["name"]: row for row in read.result(5)}
 
     try:
