@@ -17,6 +17,11 @@ def config_of(hostvars, name):
     return json.dumps(hostvars[name].get("wardmesh_config") or {}) if name in hostvars else "{}"
 
 
+def written(port):
+    """5432 as 5432/tcp."""
+    return str(port) if "/" in str(port) else "%s/tcp" % port
+
+
 class ActionModule(ActionBase):
     """Without policies the host's installed ones say what is expected."""
 
@@ -32,7 +37,7 @@ class ActionModule(ActionBase):
                     task_vars["inventory_hostname"],
                     read_bytes(fleet_map, "to say who is who"),
                     read([self._find_needle("files", path) for path in sources]),
-                    [str(port) for port in arguments.get("ports") or ["4240/tcp"]],
+                    [written(port) for port in arguments.get("ports") or ["4240/tcp"]],
                     lambda name: config_of(task_vars["hostvars"], name),
                 )
             except (OSError, PlanError) as error:

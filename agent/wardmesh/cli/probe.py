@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +146,8 @@ def test(args: argparse.Namespace) -> int:
         tested = list(pool.map(lambda target: _test(prover, fleet, own, target), plan))
     rows = [row(own.name, item, judge_test(item, encryption=prover.encryption)) for item in tested]
     differ = sum(not item["ok"] for item in rows)
-    words = _table(rows) + f"\n{len(rows)} members tested, {differ} with differences"
+    told = [f"{item['from']} -> {item['to']}: {line}" for item in rows for line in item["differences"]]
+    words = "\n".join([_table(rows), *told]) + f"\n{len(rows)} members tested, {differ} with differences"
     emit(args, {"self": own.name, "rows": rows, "differences": differ}, words)
     return 1 if differ else 0
 
@@ -160,8 +160,12 @@ def _plan(args: argparse.Namespace, paths: Paths, fleet: FleetMap, own: Member) 
         return read_plan(data, str(args.plan))
     wanted = [_member(fleet, own, name)[0].name for name in args.member]
     wanted = wanted or targets((member.name for member in fleet.members), own.name)
-    verdicts, ports = Verdicts(paths), args.port or [f"{PORT}/tcp"]
+    verdicts, ports = Verdicts(paths), [_port(text) for text in args.port or [str(PORT)]]
     return [_target(verdicts, fleet, own, name, ports) for name in wanted]
+
+
+def _port(text: str) -> str:
+    return text if "/" in text else f"{text}/tcp"
 
 
 def _target(verdicts: Verdicts, fleet: FleetMap, own: Member, name: str, ports: Sequence[str]) -> Target:
@@ -194,8 +198,3 @@ def _test(prover: Prover, fleet: FleetMap, own: Member, target: Target) -> Outco
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     head = ("FROM", "TO", "PING", "TCP", "LARGE", "ENCRYPTED", "POLICY", "RESULT")
     return table(head, [tuple(str(item["cells"][name]) for name in head) for item in rows])
-
-
-def plan_text(plan: Sequence[Target]) -> str:
-    """A plan as --plan reads it."""
-    return json.dumps({"targets": [target.as_dict() for target in plan]})

@@ -25,14 +25,14 @@ class Expected:
 
 @dataclass(frozen=True)
 class Port:
-    """A TCP port, like 5432/tcp."""
+    """A TCP port, written as 5432/tcp."""
 
     port: str
     expected: Expected
 
     def __post_init__(self) -> None:
         number, _slash, protocol = self.port.partition("/")
-        if protocol not in ("", "tcp") or not number.isdigit() or not 0 < int(number) < 65536:
+        if protocol != "tcp" or not number.isdigit() or not 0 < int(number) < 65536:
             raise WardmeshError("not a TCP port", where=self.port, remedy="write 5432/tcp")
 
     @property
@@ -133,7 +133,7 @@ def _said(pinged: Pinged) -> str:
 
 
 def row(own: str, tested: Outcome, differences: list[str]) -> dict[str, Any]:
-    """One row of the table; cells are the words of its columns."""
+    """One row of the table; cells are its columns, a word each."""
     target = tested.target
     expected = [(f"ping {_word(target.icmp.passes)}", target.icmp.passes, bool(tested.small.answered))]
     expected += [
@@ -159,12 +159,13 @@ def row(own: str, tested: Outcome, differences: list[str]) -> dict[str, Any]:
         "cells": {
             "FROM": own,
             "TO": target.name,
-            "PING": _said(tested.small),
-            "TCP": " ".join(f"{port}:{said}" for port, said in tested.said.items()) or "-",
+            "PING": "answered" if tested.small.answered else _one_word(_said(tested.small)),
+            "TCP": ",".join(f"{port[: -len('/tcp')]}:{_one_word(said)}" for port, said in tested.said.items())
+            or "-",
             "LARGE": "-" if tested.large is None else _large(tested.large),
-            "ENCRYPTED": {True: "yes", False: "NO", None: "not known"}[tested.encrypted],
-            "POLICY": "as expected" if agreed else "NOT as expected",
-            "RESULT": "ok" if not differences else "; ".join(differences),
+            "ENCRYPTED": {True: "yes", False: "NO", None: "unknown"}[tested.encrypted],
+            "POLICY": "ok" if agreed else "DIFFERS",
+            "RESULT": "DIFFERS" if differences else "ok",
         },
     }
 
@@ -174,4 +175,9 @@ def _word(passes: bool) -> str:
 
 
 def _large(pinged: Pinged) -> str:
-    return f"{pinged.size} bytes" if pinged.answered else f"{pinged.size} bytes: {_said(pinged)}"
+    return str(pinged.size) if pinged.answered else f"not-{pinged.size}"
+
+
+def _one_word(said: str) -> str:
+    """Cells hold no spaces: who prints the table may fold its lines there."""
+    return said.replace(" ", "-")
