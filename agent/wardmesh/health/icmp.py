@@ -123,9 +123,14 @@ def _open(version: int) -> tuple[socket.socket, bool]:
         if error.errno not in (errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT):
             raise _unusable(version, error) from error
     try:
-        made = socket.socket(_FAMILY[version], socket.SOCK_RAW | kind, _PROTOCOL[version])
+        return _raw(version, kind), True
     except OSError as error:
         raise _unusable(version, error) from error
+
+
+def _raw(version: int, kind: int) -> socket.socket:
+    """A raw socket that gets echo replies and nothing else."""
+    made = socket.socket(_FAMILY[version], socket.SOCK_RAW | kind, _PROTOCOL[version])
     replies = struct.pack("=I", ~(1 << _REPLY[4]) & 0xFFFFFFFF)
     if version == 4:
         made.setsockopt(_SOL_RAW, _ICMP_FILTER, replies)
@@ -134,7 +139,7 @@ def _open(version: int) -> tuple[socket.socket, bool]:
         word, bit = divmod(_REPLY[6], 32)
         blocked[word * 4 : word * 4 + 4] = struct.pack("=I", ~(1 << bit) & 0xFFFFFFFF)
         made.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, bytes(blocked))
-    return made, True
+    return made
 
 
 def _unusable(version: int, error: OSError) -> WardmeshError:

@@ -195,8 +195,9 @@ class Prober:
 
     @property
     def problems(self) -> list[str]:
-        """What keeps it from checking."""
-        return list(self._pings.problems.values())
+        """What keeps it from checking; an IP version that no peer has is no problem."""
+        used = {6 if ":" in item.address else 4 for held in self.records.values() for item in held.addresses}
+        return [text for version, text in self._pings.problems.items() if version in used]
 
     def set_peers(self, own: str, peers: Iterable[Peer]) -> None:
         """Whom to check from now on; what is known of those that stay the same is kept."""

@@ -23,16 +23,28 @@ class WebProbe:
         self._done: Done | None = done
         self._start = loop.clock()
         self._data = b""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._link = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        code = self._link.connect_ex((address, port))
+        self._link: socket.socket | None = None
+        code = self._connect(address, port)
         if code not in (0, errno.EINPROGRESS):
             # Not from here: whoever made us would be told before he knows us.
             loop.at(self._start, lambda: self._end(_words(code)))
-        else:
-            loop.watch(self._link, WRITE, self._connected)
+
+    def _connect(self, address: str, port: int) -> int:
+        """Begin to connect; the kernel's number for what is wrong, or 0."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        kind = socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            self._link = socket.socket(family, kind)
+            code = self._link.connect_ex((address, port))
+        except OSError as error:  # no such family here, or no descriptor left
+            return error.errno or errno.EIO
+        if code in (0, errno.EINPROGRESS):
+            self._loop.watch(self._link, WRITE, self._connected)
+        return code
 
     def _connected(self) -> None:
+        if self._link is None:
+            return
         code = self._link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._end(_words(code))
@@ -45,6 +57,8 @@ class WebProbe:
         self._loop.watch(self._link, READ, self._answered)
 
     def _answered(self) -> None:
+        if self._link is None:
+            return
         try:
             part = self._link.recv(1024)
         except BlockingIOError:
@@ -63,8 +77,10 @@ class WebProbe:
         done, self._done = self._done, None
         if done is None:
             return
-        self._loop.forget(self._link)
-        self._link.close()
+        if self._link is not None:
+            self._loop.forget(self._link)
+            self._link.close()
+            self._link = None
         done(problem, None if problem else self._loop.clock() - self._start)
 
     def abandon(self) -> None:

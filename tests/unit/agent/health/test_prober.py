@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,6 +157,14 @@ def test_a_peer_with_another_address_begins_anew(world: World) -> None:
     world.run(25)
     world.prober.set_peers("own", [Peer("host0", ("10.9.9.9",))])
     assert world.state("host0") == UNKNOWN
+
+
+def test_only_versions_that_peers_have_are_missed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.prober, "_pings", SimpleNamespace(problems={6: "no IPv6"}))
+    world.set_peers(3)
+    assert world.prober.problems == []
+    world.prober.set_peers("own", [Peer("host0", ("10.0.0.1", "fd00::1"))])
+    assert world.prober.problems == ["no IPv6"]
 
 
 def test_no_peers_no_checks(world: World) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from wardmesh.health import responder as module
+from wardmesh.health import webprobe
 from wardmesh.health.loop import Loop
 from wardmesh.health.responder import CONNECTIONS_OF_ONE, Responder
 from wardmesh.health.web import REQUEST, REQUEST_MAX, answer, judge
@@ -145,6 +147,20 @@ def test_a_port_that_is_taken_is_told_and_tried_again(loop: Loop, monkeypatch: p
     run_until(loop, lambda: not held.problems)
     assert probe(loop, port)[0] == ""
     held.close()
+
+
+def test_a_family_that_this_host_does_not_have_is_an_error_of_the_check(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_words: object) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "no IPv6")
+
+    found: list[tuple[str, float | None]] = []
+    with monkeypatch.context() as changed:
+        changed.setattr(webprobe.socket, "socket", none)
+        WebProbe(loop, "fd00::1", lambda *said: found.append(said), 4240)
+    run_until(loop, lambda: found)
+    assert found == [("address family not supported by protocol", None)]
 
 
 def test_a_probe_that_nobody_answers_is_given_up(loop: Loop) -> None:
