@@ -96,7 +96,7 @@ static __always_inline struct wm_verdict wm_fw_judge(const struct wm_packet *pac
 	verdict.class = wm_fw_class(packet, port, opened, opened != seen, state);
 	verdict.cell = wm_fw_cell(peer.row, verdict.class, opened, state);
 	flow->state &= ~WM_FLOW_FAILSAFE;
-	if (verdict.cell != WM_CELL_ALLOW && wm_fw_is_failsafe(packet, port, opened)) {
+	if (verdict.cell != WM_CELL_ALLOW && wm_fw_is_failsafe(packet, port, opened, peer.identity)) {
 		verdict.cell = WM_CELL_ALLOW;
 		flow->state |= WM_FLOW_FAILSAFE;
 	}

@@ -73,7 +73,12 @@ struct wm_fw_row {
 	__u64 cells[WM_FW_WORDS];
 };
 
-/* Failsafe: new flows of this direction to this port are let through before any policy. */
+/* Failsafe: new flows of this direction to this port are let through before any policy, to and from everybody,
+ * or members only. */
+#define WM_FAILSAFE_ALL 1
+#define WM_FAILSAFE_MEMBERS 2
+#define WM_MEMBERS_FIRST 256     /* identities of members; below are the reserved ones */
+#define WM_MEMBERS_LAST 0xFFFFFF /* and above those of prefixes */
 struct wm_fw_failsafe_key {
 	__u8 direction;
 	__u8 protocol;

@@ -92,14 +92,21 @@ static __always_inline void wm_fw_judged(__u32 row, __u16 class, __u32 direction
 		fw_judged.update(&key, &first);
 }
 
-static __always_inline bool wm_fw_is_failsafe(const struct wm_packet *packet, __be16 port, __u32 direction)
+static __always_inline bool wm_fw_is_failsafe(const struct wm_packet *packet, __be16 port, __u32 direction,
+					      __u32 identity)
 {
 	struct wm_fw_failsafe_key key = { .direction = direction,
 					  .protocol = packet->protocol,
 					  .port = port };
+	__u32 *whom;
 
 	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP &&
 	    packet->protocol != IPPROTO_SCTP)
 		return false;
-	return packet->l4 == WM_L4_PORTS && fw_failsafe.lookup(&key) != NULL;
+	if (packet->l4 != WM_L4_PORTS)
+		return false;
+	whom = fw_failsafe.lookup(&key);
+	if (!whom)
+		return false;
+	return *whom == WM_FAILSAFE_ALL || (identity >= WM_MEMBERS_FIRST && identity <= WM_MEMBERS_LAST);
 }

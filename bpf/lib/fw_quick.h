@@ -103,7 +103,8 @@ static __always_inline int wm_quick_open(struct __sk_buff *skb, struct wm_fw_wor
 		wm_flow_name(packet, direction, state->seed, &work->name);
 		return wm_flow_find(&work->name) ? WM_UNDECIDED : WM_NOTE;
 	}
-	if (verdict.cell == WM_CELL_AUDIT || wm_fw_is_failsafe(packet, packet->dport, direction))
+	if (verdict.cell == WM_CELL_AUDIT ||
+	    wm_fw_is_failsafe(packet, packet->dport, direction, peer.identity))
 		return WM_UNDECIDED;
 	wm_fw_judged(peer.row, verdict.class, direction, state->generation);
 	return wm_fw_deny(work, verdict.cell);

@@ -5,31 +5,10 @@
 
 from __future__ import annotations
 
-import glob
-import os
-
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+from ansible_collections.wardmesh.fleet.plugins.plugin_utils._files import read, read_bytes
 from ansible_collections.wardmesh.fleet.plugins.plugin_utils._policies import PolicyFilesError, checked
-
-
-def read(sources):
-    """Name and text of each file; folders stand for their YAML files."""
-    found = {}
-    for source in sources:
-        paths = sorted(glob.glob(os.path.join(source, "*.y*ml"))) if os.path.isdir(source) else [source]
-        for path in paths:
-            with open(path, encoding="utf-8") as stream:
-                found[os.path.basename(path)] = stream.read()
-    return found
-
-
-def read_bytes(path):
-    """The fleet map that the rollout of the mesh left on the controller."""
-    if not path or not os.path.exists(path):
-        raise PolicyFilesError("%s: no fleet map to test the policies on; run site.yml first" % path)
-    with open(path, "rb") as stream:
-        return stream.read()
 
 
 class ActionModule(ActionBase):
@@ -49,7 +28,7 @@ class ActionModule(ActionBase):
             arguments["files"] = checked(
                 read([self._find_needle("files", path) for path in sources]),
                 read(tests),
-                read_bytes(who) if tests else b"",
+                read_bytes(who, "to test the policies on") if tests else b"",
             )
         except (OSError, PolicyFilesError) as error:
             result.update(failed=True, msg=str(error))

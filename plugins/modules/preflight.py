@@ -109,6 +109,7 @@ FILES = {
     "wardmesh-boot.service": "/etc/systemd/system/wardmesh-boot.service",
     "wardmesh-wireguard@.service": "/etc/systemd/system/wardmesh-wireguard@.service",
     "wardmesh-observer.service": "/etc/systemd/system/wardmesh-observer.service",
+    "wardmesh-health.service": "/etc/systemd/system/wardmesh-health.service",
     "wardmesh-relay.service": "/etc/systemd/system/wardmesh-relay.service",
     "wardmesh-ui.service": "/etc/systemd/system/wardmesh-ui.service",
 }

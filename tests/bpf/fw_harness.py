@@ -35,6 +35,9 @@ FORBIDDEN = (2, 2, 2, 2, 2, 2, 2)
 AUDITED = (3, 3, 3, 3, 3, 3, 3)
 
 
+FAILSAFE = frozenset({(INGRESS, 6, 22), (EGRESS, 17, 123)})
+
+
 def cells(ingress: tuple[int, ...], egress: tuple[int, ...]) -> Cells:
     """A row for each direction."""
     return row_of(ingress), row_of(egress)
@@ -138,7 +141,7 @@ def loaded_firewall(root: Path, rows_max: int = 256, flows_max: int = 65536) -> 
         firewall = Firewall(paths, 4096, rows_max, flows_max, PYTHON)
         firewall.ensure_loaded()
         firewall.set_ports(LISTEN_PORT)
-        firewall.set_failsafe({(INGRESS, 6, 22), (EGRESS, 17, 123)})
+        firewall.set_failsafe(FAILSAFE)
         firewall.set_policy(POLICY)
         bench = FirewallBench(firewall, fw.map_specs(4096, rows_max, flows_max))
         try:

@@ -9,6 +9,8 @@ import pytest
 from tests.bpf.fw_harness import (
     AUDITED,
     BOTH,
+    CLASSES,
+    FAILSAFE,
     FOE4,
     FOE6,
     FORBIDDEN,
@@ -28,7 +30,7 @@ from tests.bpf.fw_harness import (
     cells,
     tables,
 )
-from tests.bpf.harness import LISTEN_PORT
+from tests.bpf.harness import LISTEN_PORT, network
 from tests.bpf.packets import (
     ICMP,
     ICMP6,
@@ -48,6 +50,7 @@ from tests.bpf.packets import (
 )
 
 from wardmesh.datapath.contract import EGRESS, INGRESS, MARK
+from wardmesh.datapath.fw_tables import Peer, PolicyTables
 from wardmesh.model.errors import WardmeshError
 
 SYN, ACK, FIN, RST = 0x02, 0x10, 0x01, 0x04
@@ -133,6 +136,36 @@ def test_the_failsafe_comes_before_policy(wall: FirewallBench) -> None:
         assert not wall.passes(EGRESS, from_us(peer, tcp(5000, 22)))
         assert wall.passes(EGRESS, from_us(peer, udp(5000, 123)))
         assert not wall.passes(INGRESS, to_us(peer, udp(5000, 123)))
+
+
+@pytest.mark.parametrize(
+    ("identity", "member"),
+    [(6, False), (255, False), (256, True), (1000, True), (0xFFFFFF, True), (1 << 24, False)],
+)
+def test_some_of_the_failsafe_is_for_members(wall: FirewallBench, identity: int, member: bool) -> None:
+    """Neither strangers nor prefixes that a policy names are members, though they have identities, too."""
+    held = {network(text): Peer(identity, cells(FORBIDDEN, NOTHING)) for text in (FRIEND4, FRIEND6)}
+    closed = cells(NOTHING, NOTHING)
+    wall.firewall.set_policy(PolicyTables(CLASSES, held, closed, closed, True))
+    checks = {(INGRESS, 6, 4240), (EGRESS, 6, 4240)}
+    wall.firewall.set_failsafe(FAILSAFE, checks)
+    try:
+        for peer in (FRIEND4, FRIEND6):
+            assert wall.passes(INGRESS, to_us(peer, tcp(5000, 4240))) is member
+            assert wall.passes(EGRESS, from_us(peer, tcp(5001, 4240))) is member
+            assert wall.passes(EGRESS, from_us(peer, tcp(4240, 5000, SYN | ACK))) is member
+            assert not wall.passes(INGRESS, to_us(peer, udp(5000, 4240)))
+            assert not wall.passes(INGRESS, to_us(peer, tcp(5000, 4241)))
+            assert wall.passes(INGRESS, to_us(peer, tcp(5000, 22)))
+        for peer in (STRANGER4, STRANGER6):
+            assert not wall.passes(INGRESS, to_us(peer, tcp(5000, 4240)))
+            assert wall.passes(INGRESS, to_us(peer, tcp(5000, 22)))
+        wall.firewall.set_failsafe(FAILSAFE | checks)  # the same port, for everybody now
+        assert wall.passes(INGRESS, to_us(STRANGER4, tcp(5009, 4240)))
+        wall.firewall.set_failsafe(FAILSAFE)
+        assert not wall.passes(INGRESS, to_us(FRIEND4, tcp(5010, 4240)))
+    finally:
+        wall.firewall.set_failsafe(FAILSAFE)
 
 
 @pytest.mark.parametrize("peer", [FRIEND4, FRIEND6])

@@ -66,6 +66,8 @@ def _count(name: str) -> int:
         ("WM_EVENT_DROP", ev.EVENT_DROP),
         ("WM_LOST", ev.LOST),
         ("WM_WITHHELD", ev.WITHHELD),
+        ("WM_FAILSAFE_ALL", fw.FAILSAFE_ALL),
+        ("WM_FAILSAFE_MEMBERS", fw.FAILSAFE_MEMBERS),
         ("WM_WAYS", fw.WAYS),
         ("WM_TAG_ANSWERED", fw.TAG_ANSWERED),
         ("WM_TAG_BUSY", fw.TAG_BUSY),

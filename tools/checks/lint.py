@@ -18,6 +18,7 @@ GENERATORS = (
     "gen_cli_reference",
     "gen_role_readmes",
     "gen_metrics_reference",
+    "gen_health_figures",
     "gen_dashboards",
     "gen_descriptors",
 )

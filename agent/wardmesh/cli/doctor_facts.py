@@ -17,6 +17,7 @@ from wardmesh.api import client
 from wardmesh.cli.fleet import installed_fleet
 from wardmesh.cli.kernel import firewall_folder, open_firewall, open_guard
 from wardmesh.cli.local import read_config
+from wardmesh.cli.state import health_of
 from wardmesh.datapath.contract import ARRAYS, DIRECTIONS, EGRESS, INGRESS, REASONS
 from wardmesh.datapath.fw_contract import FLOW_TABLES
 from wardmesh.datapath.tc import FIREWALL_PREFIX, PREFIX, Filter, Tc
@@ -76,6 +77,7 @@ def gather(paths: Paths) -> f.Facts:
         disk=known(system.disk),
         units=known(system.units),
         installed=known(system.installed),
+        checks=known(system.checks),
     )
 
 
@@ -91,6 +93,10 @@ class _System:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+
+    def checks(self) -> f.Checks | None:
+        held = health_of(self._paths)
+        return None if held is None else checks_of(held, encryption=self.settings().encryption)
 
     def settings(self) -> f.Settings:
         config = read_config(self._paths.config, needed=False)
@@ -268,6 +274,30 @@ class _System:
     def units(self) -> tuple[f.Unit, ...]:
         argv = ["systemctl", "show", "--property=Id,LoadState,ActiveState,UnitFileState", *UNITS]
         return units_of(run(argv, timeout=ASK).stdout)
+
+
+LOSS_WARNING = 0.05  # share of lost probes; a sound network loses next to none
+
+
+def checks_of(document: Mapping[str, Any], *, encryption: bool = True) -> f.Checks:
+    """What wardmesh-health said, as facts; encryption: members are to be reached by the tunnel."""
+    rows = document.get("peers", [])
+    states = [str(row["state"]) for row in rows]
+    doubtful = []
+    for row in rows:
+        if row["state"] != "reachable":
+            continue
+        if encryption and row["path"] != "tunnel":
+            doubtful.append((str(row["name"]), f"path {row['path']}"))
+        elif (row["loss"] or 0) > LOSS_WARNING:
+            doubtful.append((str(row["name"]), f"{row['loss']:.0%} lost"))
+    return f.Checks(
+        states.count("reachable"),
+        states.count("unknown"),
+        tuple(str(row["name"]) for row in rows if row["state"] == "unreachable"),
+        tuple(doubtful),
+        tuple(map(str, document["problems"])),
+    )
 
 
 def agent_of(document: Mapping[str, Any]) -> f.Agent:

@@ -16,11 +16,20 @@ from wardmesh.datapath import contract, fw_contract
 from wardmesh.datapath.contract import ARRAYS, MapSpec
 from wardmesh.datapath.fw_contract import FLOW_TABLES
 from wardmesh.datapath.pinned import PinnedMaps
+from wardmesh.host.files import stamp
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.identity import RESERVED, identities
 from wardmesh.observe.metrics import Admitted, admitted
-from wardmesh.observe.metrics_snapshot import AgentFigures, Counted, MapFill, Snapshot, agent_figures
+from wardmesh.observe.metrics_snapshot import (
+    AgentFigures,
+    Counted,
+    HealthFigures,
+    MapFill,
+    Snapshot,
+    agent_figures,
+    health_figures,
+)
 
 ASK = 5.0  # seconds for the agent's answer; it gives older figures after 2 (daemon/main.py)
 RECOUNT = 15.0  # seconds between two counts of the entries of all maps, which may be many
@@ -35,7 +44,7 @@ T = TypeVar("T")
 class Sources:
     """Reads a Snapshot whenever it is asked; remembers what is dear to read and seldom changes."""
 
-    names = ("agent", "guard", "firewall", "fleet", "certificates", "encryption")
+    names = ("agent", "guard", "firewall", "fleet", "certificates", "encryption", "health")
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
@@ -65,6 +74,7 @@ class Sources:
             encrypt_cpu=self._try("encryption", self._encrypt_cpu, None),
             identities=found_identities,
             certificates=self._try("certificates", self._certificates, None),
+            health=self._try("health", self._health, None),
             failed=tuple(sorted(self._failed)),
             sources=self.names,
             seconds=round(time.monotonic() - start, 6),
@@ -87,6 +97,11 @@ class Sources:
 
     def _agent(self) -> AgentFigures | None:
         return agent_figures(client.call(self._paths.socket, "GET", "/v1/status", timeout=ASK))
+
+    def _health(self) -> HealthFigures | None:
+        if not read_config(self._paths.config, needed=False).health.enabled:
+            return None
+        return health_figures(client.call(self._paths.health, "GET", "/v1/health", timeout=ASK))
 
     def _enforcement(self, agent: AgentFigures | None) -> tuple[str, str] | None:
         """Asked again only when something changed: the answer costs the agent a look at all policies."""
@@ -126,7 +141,7 @@ class Sources:
 
     def _fleet(self) -> tuple[Any, dict[str, int], Admitted]:
         """Identities by type and who may read; parsed again only when map or configuration changed."""
-        key = tuple(_stamp(path) for path in (self._paths.fleet, self._paths.config))
+        key = tuple(stamp(path) for path in (self._paths.fleet, self._paths.config))
         if self._seen_fleet[0] != key:
             fleet = installed_fleet(self._paths)
             config = read_config(self._paths.config, needed=False)
@@ -161,14 +176,6 @@ def _fills(part: str, pinned: PinnedMaps, specs: tuple[MapSpec, ...]) -> tuple[M
         fixed = kinds[name] in ARRAYS and not flows
         found.append(MapFill(f"{part}/{name}", held, room // 2 if flows else room, fixed))
     return tuple(found)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_mtime_ns, found.st_ino
 
 
 def _usage(path: Path) -> float:

@@ -13,9 +13,11 @@ from wardmesh import __version__
 from wardmesh.api import client
 from wardmesh.cli import text
 from wardmesh.cli.output import emit, paths_of
+from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 
 POLL = 0.25  # seconds between two questions of status --wait
+HEALTH_ASK = 5.0  # seconds
 LIMIT = 330.0  # seconds; the agent itself gives up after 300
 
 
@@ -23,7 +25,7 @@ def status(args: argparse.Namespace) -> int:
     """Print the state; with --wait only when every tunnel is up, or time is."""
     path = paths_of(args).socket
     data = client.call(path, "GET", "/v1/status") if args.wait is None else _wait(args)
-    data = {**data, "hubble": _hubble(args)}
+    data = {**data, "hubble": _hubble(args), "health": health_of(paths_of(args))}
     said = text.status(data, health=args.all_health, verbose=args.verbose, hubble=data["hubble"])
     emit(args, data, said)
     if args.wait is None:
@@ -51,6 +53,18 @@ def _hubble(args: argparse.Namespace) -> str:
         return "OK"
     wanted = read_config(paths.config, needed=False).values["hubble.enabled"]
     return "wardmesh-observer does not answer" if wanted else "disabled"
+
+
+def health_of(paths: Paths) -> dict[str, Any] | None:
+    """What wardmesh-health knows; None where it is switched off, {"problems": …} where it does not answer."""
+    from wardmesh.cli.local import read_config
+
+    if not read_config(paths.config, needed=False).health.enabled:
+        return None
+    try:
+        return client.call(paths.health, "GET", "/v1/health", timeout=HEALTH_ASK)
+    except WardmeshError as error:
+        return {"problems": [f"wardmesh-health: {error.why or error.what}"]}
 
 
 def _wait(args: argparse.Namespace) -> dict[str, Any]:

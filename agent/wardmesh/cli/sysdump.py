@@ -24,6 +24,7 @@ from wardmesh.cli.kernel import open_firewall, open_guard
 from wardmesh.cli.local import read_config
 from wardmesh.cli.metric_sources import Sources
 from wardmesh.cli.output import emit, paths_of
+from wardmesh.cli.state import health_of
 from wardmesh.datapath.guard_view import ipcache
 from wardmesh.health.redaction import Redactor
 from wardmesh.health.sysdump import JSON, TEXT, YAML, Item, collect, manifest, write_archive
@@ -37,6 +38,7 @@ UNITS = (
     "wardmesh.service",
     "wardmesh-boot.service",
     "wardmesh-observer.service",
+    "wardmesh-health.service",
     "wardmesh-relay.service",
     "wardmesh-ui.service",
     "wardmesh-wireguard@wardmesh_wg0.service",
@@ -95,6 +97,7 @@ def items(paths: Paths) -> Iterator[Item]:
     yield Item("doctor.txt", TEXT, lambda: doctor.words(findings()))
     for name, request in (("status", "/v1/status"), ("endpoints", "/v1/endpoints"), ("policy", "/v1/policy")):
         yield Item(f"agent/{name}.json", JSON, _asking(paths, request))
+    yield Item("health.json", JSON, lambda: health_of(paths))
     yield Item("files/config.yaml", YAML, _reading(paths.config))
     yield Item("files/fleet.json", JSON, _reading(paths.fleet))
     yield Item("files/state.json", JSON, _reading(paths.mode))

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from wardmesh.cli import health_text
+
 _BANNER = r"""    /¯¯\
  /¯¯\__/¯¯\    Wardmesh:       {agent}
  \__/¯¯\__/    Operator:       disabled
@@ -45,6 +47,7 @@ def status(data: Document, *, health: bool, verbose: bool, hubble: str = "disabl
         f"Daemon:         {word}",
         "Nodes:",
         *_nodes(data, health=health),
+        *health_text.cluster(data.get("health"), verbose=health),
     ]
     lines += [f"Encryption:     {_encryption(data)}", f"Fleet map:      {_fleet_map(data)}"]
     lines.append(f"Guard:          {', '.join(data['guard']['devices']) or 'no device'}")
@@ -62,22 +65,28 @@ def status(data: Document, *, health: bool, verbose: bool, hubble: str = "disabl
 
 
 def _nodes(data: Document, *, health: bool) -> list[str]:
-    rows = [(peer["name"], _node(peer, data["time"], health=health)) for peer in data["peers"]]
+    known = health_text.by_name(data.get("health"))
+    rows = [
+        (peer["name"], _node(peer, data["time"], known.get(peer["name"]), health=health))
+        for peer in data["peers"]
+    ]
     if data["self"]:
         note = " [this host]" if health else ""
         rows.append((data["self"], f"  {data['address']} ({data['self']}): Reachable{note}"))
     return [line for _name, line in sorted(rows)]
 
 
-def _node(peer: Document, now: float, *, health: bool) -> str:
-    line = f"  {peer['address']} ({peer['name']}): {'Reachable' if peer['reachable'] else 'Unreachable'}"
+def _node(peer: Document, now: float, checked: Document | None, *, health: bool) -> str:
+    """checked: what wardmesh-health says; it knows sooner than a tunnel that somebody is gone."""
+    good = peer["reachable"] and (checked is None or checked["state"] != "unreachable")
+    line = f"  {peer['address']} ({peer['name']}): {'Reachable' if good else 'Unreachable'}"
     if not health:
         return line
     sealed = "sealed" if peer["sealed"] else "not sealed"
     return (
         f"{line} [tunnel {peer['tunnel']}, {sealed}, endpoint {peer['endpoint']}, "
         f"handshake {ago(peer['lastHandshake'], now)}, "
-        f"received {peer['rxBytes']}, sent {peer['txBytes']} bytes]"
+        f"received {peer['rxBytes']}, sent {peer['txBytes']} bytes]" + health_text.lines(checked)
     )
 
 

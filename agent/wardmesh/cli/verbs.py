@@ -196,6 +196,9 @@ def _add_kernel(groups: Groups) -> None:
 
 
 def _add_health(groups: Groups) -> None:
+    text = "check the peers and answer their checks (wardmesh-health.service does)"
+    _add(groups, "health", "health_service:health", text, json=False)
+    _add_probes(groups)
     metrics = _add(
         _group(groups, "metrics", "metrics of this host"),
         "list",
@@ -214,6 +217,31 @@ def _add_health(groups: Groups) -> None:
     )
     metrics.add_argument(
         "-p", "--match-pattern", metavar="REGEX", help="only metrics whose name matches the expression"
+    )
+
+
+def _add_probes(groups: Groups) -> None:
+    text = "path to a member (tunnel or not), path MTU and round trips"
+    ping = _add(groups, "ping", "probe:ping", text)
+    ping.add_argument("member", help="its name, or one of its addresses")
+    ping.add_argument("-c", "--count", type=int, default=5, metavar="N", help="echoes to send, 1 to 1000")
+    text = "ping, large packets, TCP, encryption and policy between this host and others; 1 on any difference"
+    test = _add(_group(groups, "connectivity", "what passes between members"), "test", "probe:test", text)
+    test.add_argument(
+        "member", nargs="*", help="whom to test; else all, or in a fleet of more than 30 a sample"
+    )
+    test.add_argument(
+        "--port",
+        action="append",
+        default=[],
+        metavar="PORT",
+        help="ports as 5432/tcp; policy decides what is expected of them (4240/tcp without any)",
+    )
+    test.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="whom to test and what is expected, as JSON of the controller",
     )
 
 

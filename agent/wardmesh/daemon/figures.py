@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,12 @@ BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Delays:
-    """Durations counted into BUCKETS and one beyond them. clock: monotonic, in seconds."""
+    """Durations counted into buckets and one beyond them. clock: monotonic; bounds: ascending; in seconds."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], bounds: Sequence[float] = BUCKETS) -> None:
         self._clock = clock
-        self._counts = [0] * (len(BUCKETS) + 1)
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
     @contextmanager
@@ -35,13 +36,13 @@ class Delays:
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
-        self._counts[bisect.bisect_left(BUCKETS, seconds)] += 1
+        self._counts[bisect.bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
 
     def as_dict(self) -> dict[str, Any]:
         """count, sum (seconds), and cumulative counts by upper bound."""
         total, buckets = 0, []
-        for bound, count in zip(BUCKETS, self._counts):
+        for bound, count in zip(self._bounds, self._counts):
             total += count
             buckets.append([bound, total])
         return {"count": sum(self._counts), "sum": round(self._sum, 6), "buckets": buckets}

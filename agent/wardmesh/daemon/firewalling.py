@@ -15,13 +15,15 @@ from wardmesh.daemon.machine import FirewallLike, Machine
 from wardmesh.daemon.stages import Stages
 from wardmesh.datapath.attachment import Device
 from wardmesh.datapath.contract import EGRESS, INGRESS
-from wardmesh.model.config import Config
+from wardmesh.model.config import HEALTH_PORT, Config
 
 PAUSE = 30.0  # seconds before a failed compiler run is tried again
 PROGRAMS, POLICY, OFF = "firewall programs", "firewall", "firewall removal"
-UDP = 17
+TCP, UDP = 6, 17
 # DHCP and DHCPv6: (direction, protocol, port of the far side or ours).
 DHCP = ((EGRESS, UDP, 67), (INGRESS, UDP, 68), (EGRESS, UDP, 547), (INGRESS, UDP, 546))
+# Checks of the members by each other: a policy must not make a peer look dead (decision 0019).
+HEALTH = ((EGRESS, TCP, HEALTH_PORT), (INGRESS, TCP, HEALTH_PORT))
 
 
 class Firewalling:
@@ -103,7 +105,8 @@ class Firewalling:
                 *DHCP,
                 *((INGRESS, item.protocol, item.port) for item in config.firewall.failsafe_ingress),
                 *((EGRESS, item.protocol, item.port) for item in config.firewall.failsafe_egress),
-            ]
+            ],
+            HEALTH if config.health.enabled else (),
         )
         wall.set_audit(config.firewall.audit)
         self.revision = wall.set_policy(tables)

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.log import LOG
 from wardmesh.daemon.stages import unexpected
+from wardmesh.host.jobs import Jobs
 from wardmesh.model.errors import WardmeshError
 
 PERIOD = 3.0  # seconds between passes when nothing happens: what no event told of is repaired then
@@ -40,9 +39,8 @@ class Worker:
     def __init__(self, engine: Engine, watch: Watch) -> None:
         self._engine = engine
         self._watch = watch
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        self._jobs = Jobs()
         self._stopping = threading.Event()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         now = time.monotonic()
         self._pass_at = now + PERIOD
         self._poll_at = now + EAGER
@@ -50,27 +48,18 @@ class Worker:
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
         """Have a job done between two passes."""
-        future: Future[T] = Future()
-        self._jobs.put((job, future))
-        self._wake()
-        return future
+        return self._jobs.submit(job)
 
     def stop(self) -> None:
         """End run() after what is being done now."""
         self._stopping.set()
-        self._wake()
-
-    def _wake(self) -> None:
-        try:
-            os.write(self._wake_write, b"x")
-        except BlockingIOError:
-            return  # the pipe is full: it wakes anyway
+        self._jobs.wake()
 
     def run(self) -> None:
         """Work until stopped."""
         while not self._stopping.is_set():
             self._wait()
-            self._do_jobs()
+            self._jobs.run()
             now = time.monotonic()
             if now >= self._pass_at:
                 self._pass()
@@ -78,15 +67,15 @@ class Worker:
                 self._poll_at = now + EAGER
                 if self._guarded(self._engine.poll):
                     self._pass()
-        self._cancel_jobs()
+        self._jobs.cancel()
 
     def _wait(self) -> None:
         now = time.monotonic()
         due = min(self._pass_at, self._poll_at) if self._engine.eager() else self._pass_at
-        sources: list[Any] = [self._watch, self._wake_read]
+        sources: list[Any] = [self._watch, self._jobs]
         ready = select.select(sources, [], [], max(0.0, due - now))[0]
-        if self._wake_read in ready:
-            os.read(self._wake_read, 4096)
+        if self._jobs in ready:
+            self._jobs.drain()
         if self._watch in ready:
             kinds = self._guarded(self._watch.drain)
             self._engine.note(kinds or ())
@@ -110,20 +99,3 @@ class Worker:
         except Exception as error:  # noqa: BLE001
             LOG.exception("%s", unexpected("a pass", error))
         return None
-
-    def _do_jobs(self) -> None:
-        while True:
-            try:
-                job, future = self._jobs.get_nowait()
-            except Empty:
-                return
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(job())
-            except Exception as error:  # noqa: BLE001  whoever asked gets it
-                future.set_exception(error)
-
-    def _cancel_jobs(self) -> None:
-        while not self._jobs.empty():
-            self._jobs.get_nowait()[1].cancel()

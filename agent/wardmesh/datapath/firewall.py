@@ -177,16 +177,18 @@ class Firewall:
         row = fw.PORTS_ROW.pack(first.to_bytes(2, "big"), second.to_bytes(2, "big"), 0)
         bpfsys.map_update(self._map("ports"), ROW.pack(0), row)
 
-    def set_failsafe(self, wanted: Iterable[tuple[int, int, int]]) -> None:
-        """What passes before any policy: (direction, protocol, port)."""
-        keys = {
-            fw.FAILSAFE_KEY.pack(way, protocol, port.to_bytes(2, "big")) for way, protocol, port in wanted
-        }
+    def set_failsafe(
+        self, wanted: Iterable[tuple[int, int, int]], members: Iterable[tuple[int, int, int]] = ()
+    ) -> None:
+        """What passes before any policy: (direction, protocol, port), for everybody and for members only."""
+        rows: dict[bytes, bytes] = {}
+        for whom, items in ((fw.FAILSAFE_MEMBERS, members), (fw.FAILSAFE_ALL, wanted)):
+            for way, protocol, port in items:
+                rows[fw.FAILSAFE_KEY.pack(way, protocol, port.to_bytes(2, "big"))] = ROW.pack(whom)
         present = bpfsys.map_items(self._map("failsafe"), fw.FAILSAFE_KEY.size, 4)
-        bpfsys.map_update_many(
-            self._map("failsafe"), {key: ROW.pack(1) for key in keys if key not in present}
-        )
-        bpfsys.map_delete_many(self._map("failsafe"), [key for key in present if key not in keys])
+        changed = {key: value for key, value in rows.items() if present.get(key) != value}
+        bpfsys.map_update_many(self._map("failsafe"), changed)
+        bpfsys.map_delete_many(self._map("failsafe"), [key for key in present if key not in rows])
 
     # --- devices ---
 

@@ -74,6 +74,7 @@ PROGRAMS = ("egress_l2", "egress_l3", "ingress_l2", "ingress_l3")
 PEER_MAPS = {"ipcache4": "peers4", "ipcache6": "peers6", "prefix4": "nets4", "prefix6": "nets6"}
 PEER_KEYS = {"peers4": 4, "peers6": 16, "nets4": PREFIX_LEN.size + 4, "nets6": PREFIX_LEN.size + 16}
 MAX_FAILSAFE = 256
+FAILSAFE_ALL, FAILSAFE_MEMBERS = 1, 2  # for whom
 MAX_FRAGMENTS = 8192
 MAX_JUDGED = 65536
 LOCALS = 256

@@ -10,6 +10,7 @@ from wardmesh.health.facts import (
     Agent,
     Attached,
     Chain,
+    Checks,
     Device,
     InstalledMap,
     Kernel,
@@ -23,6 +24,7 @@ INTERFACE = "wardmesh_wg0"
 OVERHEAD = 80  # wireguard/mtu.py says where it comes from
 IPV6_MINIMUM = 1280
 NAMES_SHOWN = 10
+CHECKS_REMEDY = "systemctl status wardmesh-health; journalctl -u wardmesh-health"
 FUTURE = 5.0  # seconds that a handshake may lie ahead of the clock
 
 
@@ -101,6 +103,28 @@ def handshakes(agent: Agent) -> Judged:
         f"{up} of {len(agent.peers)} tunnels are up; not up: {listed(silent)}{hint}",
         f"is the host up? open UDP {port} between the two; tcpdump -ni DEVICE udp port {port} on both",
     )
+
+
+def peers_health(checks: Checks | None) -> Judged:
+    """Do the peers answer the checks of wardmesh-health?"""
+    if checks is None:
+        return good("checking of peers is switched off")
+    if checks.problems:
+        return Judged(
+            WARNING,
+            f"peers are not checked as they should be: {listed(list(checks.problems))}",
+            CHECKS_REMEDY,
+        )
+    if checks.unreachable:
+        return Judged(
+            PROBLEM,
+            f"{len(checks.unreachable)} peers answer no check: {listed(list(checks.unreachable))}",
+            "is the host up? wardmesh ping NAME says how far packets get",
+        )
+    if checks.doubtful:
+        told = [f"{name} ({why})" for name, why in checks.doubtful]
+        return Judged(WARNING, f"peers that answer badly: {listed(told)}", "wardmesh status --all-health")
+    return good(f"{checks.reachable} peers answer, {checks.unknown} not checked yet")
 
 
 def packet_filter(filters: tuple[Chain, ...], settings: Settings) -> Judged:
@@ -236,6 +260,7 @@ CHECKS = (
     Check("interface", "tunnel device", ("devices", "settings", "installed"), interface),
     Check("listening", "tunnel's port on this host", ("udp_ports", "settings", "installed"), listening),
     Check("handshakes", "handshakes with peers", ("agent",), handshakes),
+    Check("peers-health", "checks of the peers", ("checks",), peers_health),
     Check("packet-filter", "packet filter before the tunnel's port", ("filters", "settings"), packet_filter),
     Check("mtu", "MTU of the tunnel", ("devices", "paths", "settings"), mtu),
     Check("reverse-path", "reverse-path check", ("reverse", "devices"), reverse_path),

@@ -195,6 +195,17 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Checks:
+    """What wardmesh-health knows. unreachable: names; doubtful: (name, why) of peers that answer."""
+
+    reachable: int
+    unknown: int
+    unreachable: tuple[str, ...]
+    doubtful: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PathMtu:
     """The way to a peer outside the tunnel; mtu in bytes."""
 
@@ -228,3 +239,4 @@ class Facts:
     disk: Known[Disk]
     units: Known[tuple[Unit, ...]]
     installed: Known[InstalledMap | None]
+    checks: Known[Checks | None] = None

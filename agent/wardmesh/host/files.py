@@ -52,6 +52,15 @@ def read_bytes(path: Path) -> bytes | None:
         ) from error
 
 
+def stamp(path: Path) -> tuple[int, int] | None:
+    """What changes whenever the file is replaced or written; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
 def open_to_group(path: Path) -> None:
     """Give a socket to the group wardmesh; where there is no such group it stays root's alone."""
     try:

@@ -78,6 +78,10 @@ class Paths:
         return self.run / "hubble.sock"
 
     @property
+    def health(self) -> Path:
+        return self.run / "health.sock"
+
+    @property
     def lock(self) -> Path:
         return self.run / "agent.lock"
 

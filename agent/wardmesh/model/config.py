@@ -21,6 +21,10 @@ _Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 _Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPV6": 58}
 _DURATION = re.compile(r"^(\d+(ms|s|m|h))+$")
+_DURATION_PART = re.compile(r"(\d+)(ms|s|m|h)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+HEALTH_PORT = 4240  # TCP, as upstream
+_HEALTH_INTERVALS = (1.0, 3600.0)
 _SIZE_LIMIT = 1 << 20
 _LEVELS = {"warn": "warning"}
 
@@ -83,6 +87,14 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True)
+class HealthConfig:
+    """Checks of the peers; interval: seconds of a round."""
+
+    enabled: bool = False
+    interval: float = 10.0
+
+
+@dataclass(frozen=True)
 class Config:
     """The whole configuration, checked. inactive: given keys that this version does not act on."""
 
@@ -90,6 +102,7 @@ class Config:
     encryption: Encryption = Encryption()
     firewall: HostFirewall = HostFirewall()
     metrics: MetricsConfig = MetricsConfig()
+    health: HealthConfig = HealthConfig()
     devices: tuple[str, ...] = ()
     mtu: int | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -273,6 +286,19 @@ def _metrics(values: Mapping[str, Any], problems: list[str]) -> MetricsConfig:
     )
 
 
+def seconds_of(text: str) -> float:
+    """A duration of the configuration, like 1m30s, in seconds."""
+    return sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+
+
+def _health(values: Mapping[str, Any], problems: list[str]) -> HealthConfig:
+    interval = seconds_of(values["healthChecking.interval"])
+    low, high = _HEALTH_INTERVALS
+    if not low <= interval <= high:
+        problems.append(f"healthChecking.interval: {interval:g} s is outside {low:g} s to {high:g} s")
+    return HealthConfig(values["healthChecking.enabled"], interval)
+
+
 def _invalid(source: str, problems: list[str]) -> WardmeshError:
     return WardmeshError(
         "invalid configuration",
@@ -295,6 +321,7 @@ def parse_config(text: str, source: str) -> Config:
         except ValueError as error:
             problems.append(f"{path}: {error}")
     metrics = _metrics(values, problems)
+    health = _health(values, problems)
     if problems:
         raise _invalid(source, problems)
     inactive = {
@@ -322,6 +349,7 @@ def parse_config(text: str, source: str) -> Config:
             tuple(_failsafe(values, "hostFirewall.failsafeEgress")),
         ),
         metrics=metrics,
+        health=health,
         devices=tuple(values["devices"]),
         mtu=values["mtu"],
         labels=values["labels"],

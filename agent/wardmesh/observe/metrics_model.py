@@ -13,6 +13,7 @@ GAUGE, COUNTER, HISTOGRAM = "gauge", "counter", "histogram"
 SUFFIXES = ("_bucket", "_count", "_sum")  # of a histogram's series
 
 AGENT = "the agent, by its API"
+HEALTH = "wardmesh-health, where healthChecking.enabled is set"
 KERNEL = "the pinned maps, also while the agent is down"
 FILES = "the files of this host"
 FLOWS = "the flow events that the observer has read"
@@ -112,13 +113,56 @@ METRICS: tuple[Metric, ...] = (
         "Identities by type: cluster_local those of members, reserved the fixed ones.",
         FILES,
     ),
-    Metric("cilium_unreachable_nodes", GAUGE, (), "Members whose tunnel is not up.", AGENT),
+    Metric(
+        "cilium_unreachable_nodes",
+        GAUGE,
+        (),
+        "Members that answer no check; without healthChecking, members whose tunnel is not up.",
+        AGENT,
+    ),
     Metric(
         "cilium_node_health_connectivity_status",
         GAUGE,
         ("source_cluster", "source_node_name", "type", "status"),
         "Members by reachability, as this host sees it.",
         AGENT,
+    ),
+    # --- checks of the peers ---
+    Metric(
+        "cilium_node_health_connectivity_latency_seconds",
+        HISTOGRAM,
+        ("source_cluster", "source_node_name", "type", "address_type", "protocol"),
+        "Round trips of the checks: an echo, or a whole HTTP request, over all peers.",
+        HEALTH,
+    ),
+    Metric("wardmesh_peer_reachable", GAUGE, _PEER, "1 while a peer answers the checks.", HEALTH),
+    Metric(
+        "wardmesh_peer_latency_seconds",
+        GAUGE,
+        _PEER,
+        "Mean round trip of the last checks: ICMP, or HTTP where ICMP is not answered.",
+        HEALTH,
+    ),
+    Metric(
+        "cilium_node_packet_loss_ratio",
+        GAUGE,
+        _PEER,
+        "Share of the last thirty probes that had no answer.",
+        HEALTH,
+    ),
+    Metric(
+        "cilium_node_jitter_seconds",
+        GAUGE,
+        _PEER,
+        "Mean difference of two consecutive round trips among them.",
+        HEALTH,
+    ),
+    Metric(
+        "wardmesh_health_cycle_seconds",
+        GAUGE,
+        (),
+        "Time in which each peer is checked once; it grows with the fleet, the load does not.",
+        HEALTH,
     ),
     # --- policy ---
     Metric("cilium_policy", GAUGE, (), "Policies that are loaded.", AGENT),
@@ -264,14 +308,7 @@ LEFT_OUT: tuple[tuple[str, str], ...] = (
         "cilium_controllers_*, cilium_event_ts, cilium_api_process_time_seconds",
         "the agent has one loop; wardmesh_problems says what is wrong with it",
     ),
-    (
-        "cilium_node_health_connectivity_latency_seconds, cilium_unreachable_health_endpoints",
-        "nobody probes; a tunnel's handshake tells whether a member answers",
-    ),
-    (
-        "cilium_node_packet_loss_ratio, cilium_node_jitter_seconds",
-        "the same: they would need probes",
-    ),
+    ("cilium_unreachable_health_endpoints", "a host is the only endpoint, and it is a node"),
     (
         "hubble_dns_*, hubble_http_*, hubble_flows_to_world_total",
         "what is above layer 4 is not parsed",

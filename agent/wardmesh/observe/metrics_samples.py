@@ -8,7 +8,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from wardmesh.observe.metrics_flows import FlowTotals
-from wardmesh.observe.metrics_snapshot import AgentFigures, Counted, Delays, MapFill, PeerFigures, Snapshot
+from wardmesh.observe.metrics_snapshot import (
+    AgentFigures,
+    Counted,
+    Delays,
+    HealthFigures,
+    MapFill,
+    PeerFigures,
+    Snapshot,
+)
 
 PEERS_MAX = 1000  # peers with series of their own unless the configuration says otherwise
 TUNNELS = ("up", "down", "pending")
@@ -31,9 +39,11 @@ def samples(snapshot: Snapshot, flows: FlowTotals | None = None, peers_max: int 
     found = [Sample("wardmesh_agent_up", (), float(snapshot.agent is not None))]
     if snapshot.agent is not None:
         found += _agent(snapshot.agent)
-        found += _fleet(snapshot.agent)
+        found += _fleet(snapshot.agent, snapshot.health)
         found += _peers(snapshot.agent.peers, snapshot.now, peers_max)
         found += _policy(snapshot.agent)
+        if snapshot.health is not None:
+            found += _health(snapshot.agent, snapshot.health, peers_max)
     if snapshot.enforced is not None:
         found += _enforcement(snapshot.enforced)
     found += _packets(snapshot.counted)
@@ -64,15 +74,44 @@ def _agent(agent: AgentFigures) -> Iterator[Sample]:
         yield Sample("wardmesh_key_created_timestamp_seconds", (), agent.key_since)
 
 
-def _fleet(agent: AgentFigures) -> Iterator[Sample]:
+def _fleet(agent: AgentFigures, health: HealthFigures | None) -> Iterator[Sample]:
+    """Reachability by the checks of the peers; where they are off, by the tunnels."""
     yield Sample("wardmesh_fleet_generation", (), agent.generation)
     if agent.map_since:
         yield Sample("wardmesh_fleet_map_timestamp_seconds", (), agent.map_since)
     up = sum(peer.tunnel == "up" for peer in agent.peers)
-    yield Sample("cilium_unreachable_nodes", (), len(agent.peers) - up)
-    for status, count in (("reachable", up), ("unreachable", len(agent.peers) - up)):
+    counts = {"reachable": up, "unreachable": len(agent.peers) - up}
+    if health is not None:
+        counts = dict(Counter(peer.state for peer in health.peers))
+    yield Sample("cilium_unreachable_nodes", (), counts.get("unreachable", 0))
+    for status, count in {"reachable": 0, "unreachable": 0, **counts}.items():
         labels = (agent.cluster, agent.name, "node", status)
         yield Sample("cilium_node_health_connectivity_status", labels, count)
+
+
+def _health(agent: AgentFigures, health: HealthFigures, most: int) -> Iterator[Sample]:
+    yield Sample("wardmesh_health_cycle_seconds", (), health.cycle)
+    for primary, protocol, delays in health.latencies:
+        labels = (
+            agent.cluster,
+            agent.name,
+            "node",
+            "primary" if primary else "secondary",
+            protocol,
+        )
+        yield Sample("cilium_node_health_connectivity_latency_seconds", labels, 0, delays)
+    found = sorted(health.peers, key=lambda peer: (peer.state == "reachable", peer.name))[:most]
+    for peer in sorted(found, key=lambda peer: peer.name):
+        label = (peer.name,)
+        if peer.state != "unknown":
+            yield Sample("wardmesh_peer_reachable", label, float(peer.state == "reachable"))
+        for name, value in (
+            ("wardmesh_peer_latency_seconds", peer.latency),
+            ("cilium_node_packet_loss_ratio", peer.loss),
+            ("cilium_node_jitter_seconds", peer.jitter),
+        ):
+            if value is not None:
+                yield Sample(name, label, value)
 
 
 def shown_peers(peers: Iterable[PeerFigures], most: int) -> list[PeerFigures]:

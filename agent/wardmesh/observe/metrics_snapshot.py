@@ -62,6 +62,26 @@ class AgentFigures:
 
 
 @dataclass(frozen=True)
+class CheckedPeer:
+    """One peer by its checks; state: reachable, unreachable or unknown; seconds, None: not known."""
+
+    name: str
+    state: str
+    latency: float | None
+    loss: float | None
+    jitter: float | None
+
+
+@dataclass(frozen=True)
+class HealthFigures:
+    """What wardmesh-health says. latencies: by primary address or not, and protocol."""
+
+    cycle: float
+    peers: tuple[CheckedPeer, ...]
+    latencies: tuple[tuple[bool, str, Delays], ...]
+
+
+@dataclass(frozen=True)
 class Counted:
     """What one reason has counted. part: guard or firewall; direction: ingress or egress."""
 
@@ -99,6 +119,7 @@ class Snapshot:
     encrypt_cpu: float | None = None
     identities: Mapping[str, int] | None = None
     certificates: Mapping[str, float] | None = None
+    health: HealthFigures | None = None
     failed: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -142,6 +163,35 @@ def _agent_figures(document: Mapping[str, Any]) -> AgentFigures:
         logged={str(level): int(count) for level, count in extra.get("log", {}).items()},
         policy_delays=_delays(extra.get("policyDelay")),
     )
+
+
+def health_figures(document: Mapping[str, Any]) -> HealthFigures:
+    """/v1/health as typed values; WardmeshError where it is something else."""
+    try:
+        peers = tuple(
+            CheckedPeer(
+                str(row["name"]),
+                str(row["state"]),
+                _number(row["latency"]),
+                _number(row["loss"]),
+                _number(row["jitter"]),
+            )
+            for row in document["peers"]
+        )
+        found = ((bool(row["primary"]), str(row["protocol"]), _delays(row)) for row in document["latency"])
+        latencies = tuple((primary, protocol, held) for primary, protocol, held in found if held is not None)
+        return HealthFigures(float(document["cycle"]), peers, latencies)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WardmeshError(
+            "the state of the checks is not what this version expects",
+            where="/v1/health",
+            why=repr(error),
+            remedy="systemctl restart wardmesh-health wardmesh-observer",
+        ) from error
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _peer(row: Mapping[str, Any]) -> PeerFigures:

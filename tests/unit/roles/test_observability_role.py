@@ -130,12 +130,13 @@ WHOLE = """
 
 
 def test_the_whole_role_says_beforehand_what_it_would_do(controller, tmp_path):
-    digests = {
-        "agent": "a",
-        "wardmesh-observer.service": "",
-        "wardmesh-relay.service": "",
-        "wardmesh-ui.service": "",
-    }
+    units = (
+        "wardmesh-observer.service",
+        "wardmesh-health.service",
+        "wardmesh-relay.service",
+        "wardmesh-ui.service",
+    )
+    digests = {"agent": "a", **dict.fromkeys(units, "")}
     inventory = hosts(
         wardmesh_preflight_result={"digests": digests}, ansible_python_interpreter="/usr/bin/python3"
     )
@@ -159,6 +160,8 @@ CASES = (
     ("metrics", {"prometheus": {"enabled": True}}, {"observer"}, [], 9962),
     ("flat", {"prometheus.enabled": True, "prometheus.port": 9}, {"observer"}, [], 9),
     ("hubble", {"hubble": {"enabled": "true"}}, {"observer"}, [], 9962),
+    ("checks", {"healthChecking": {"enabled": True, "interval": "10s"}}, {"health"}, [], 9962),
+    ("flatchecks", {"healthChecking.enabled": "true"}, {"health"}, [], 9962),
     ("off", {"hubble": {"enabled": "false"}, "prometheus": {"port": "77"}}, set(), [], 77),
     ("relay", {}, {"relay"}, [], 9962),
     ("shown", {"hubble": {"ui": {"listenAddress": ":4246"}}}, {"relay", "ui"}, [], 9962),
@@ -182,7 +185,12 @@ def test_the_configuration_decides_which_services_run(controller, tmp_path):
         assert found["port"] == port, name
 
 
-OBSERVING = ("wardmesh-observer.service", "wardmesh-relay.service", "wardmesh-ui.service")
+OBSERVING = (
+    "wardmesh-observer.service",
+    "wardmesh-health.service",
+    "wardmesh-relay.service",
+    "wardmesh-ui.service",
+)
 HUBBLE = {"hubble": {"enabled": True, "listenAddress": ":4244"}}
 # host, its configuration, wardmesh_hubble_tls, whether the rollout brings a certificate
 CERTIFIED = (

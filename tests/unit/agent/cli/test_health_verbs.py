@@ -1,188 +1,251 @@
 # SPDX-License-Identifier: Apache-2.0
-"""wardmesh doctor and sysdump as programs, and the readers behind them."""
+"""The service of checks over loopback, what status says of it, and the proof that something was encrypted."""
 
 from __future__ import annotations
 
+import base64
 import json
-import tarfile
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.unit.agent.daemon.fakes import PRIVATE, make_host, map_bytes
 
-from wardmesh.cli import doctor_facts
-from wardmesh.cli.doctor_facts import agent_of, attached_of, gather, known, listening_ports, units_of
-from wardmesh.cli.main import main
-from wardmesh.cli.sysdump import items
-from wardmesh.datapath.contract import EGRESS, INGRESS
-from wardmesh.datapath.tc import Filter
-from wardmesh.health.checks_host import CHECKS
-from wardmesh.health.facts import Attached, Unit, Unread
+from wardmesh.api.server import Server
+from wardmesh.cli import health_text, text, tunnel_proof
+from wardmesh.cli import verdicts as verdicts_module
+from wardmesh.cli.doctor_facts import checks_of
+from wardmesh.cli.health_service import Health
+from wardmesh.cli.state import health_of
+from wardmesh.cli.tunnel_proof import Look, Prover
+from wardmesh.cli.verdicts import Verdicts
+from wardmesh.health import prober
+from wardmesh.health.route import Way
+from wardmesh.host.paths import Paths
+from wardmesh.model.config import HealthConfig, parse_config, seconds_of
 from wardmesh.model.errors import WardmeshError
+from wardmesh.model.fleetmap import canonical, digest_of
+from wardmesh.observe.metrics_snapshot import health_figures
+from wardmesh.wireguard.backend import PeerState
 
-PROC_UDP = """  sl  local_address rem_address   st tx_queue rx_queue
-  12: 00000000:CA9F 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2
-  13: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 1 2
+POLICY = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: closed}
+spec:
+  nodeSelector: {matchLabels: {node: h2}}
+  ingress:
+  - fromEndpoints: [{matchLabels: {node: h3}}]
 """
-PROC_TCP = """  sl  local_address rem_address   st
-   0: 00000000:0016 00000000:0000 0A
-   1: 0A00000A:26EA 0A00000B:D431 01
-"""
-SHOWN = """Id=wardmesh.service
-LoadState=loaded
-ActiveState=active
-UnitFileState=enabled
 
-Id=wardmesh-boot.service
-LoadState=loaded
-ActiveState=inactive
-UnitFileState=enabled
 
-Id=wardmesh-observer.service
-LoadState=not-found
-ActiveState=inactive
-UnitFileState=
-"""
+def key(number: int) -> str:
+    return base64.b64encode(number.to_bytes(32, "big")).decode()
+
+
+def install(paths: Paths, count: int, generation: int = 1) -> None:
+    """A map with members h1 (this host), h2, …; nothing is ever sent to their addresses."""
+    members = [
+        {"name": f"h{number}", "key": key(number), "addresses": [f"203.0.113.{number}"]}
+        for number in range(1, count + 1)
+    ]
+    document: dict[str, Any] = {
+        "format": 1,
+        "generation": generation,
+        "cluster": {"name": "default", "id": 1},
+        "members": members,
+    }
+    paths.fleet.write_bytes(canonical({**document, "digest": digest_of(document)}) + b"\n")
 
 
 @pytest.fixture
-def paths(tmp_path):
-    return make_host(tmp_path / "root", map_bytes(3, ("node1", "node2")))
+def paths(tmp_path: Path) -> Paths:
+    made = Paths(tmp_path)
+    for folder in (made.etc, made.key.parent, made.run, made.policies):
+        folder.mkdir(parents=True, exist_ok=True)
+    made.config.write_text("healthChecking: {enabled: true, interval: 1s}\nhostFirewall: {enabled: true}\n")
+    made.key.with_suffix(".json").write_text(json.dumps({"publicKey": key(1)}))
+    install(made, 3)
+    return made
 
 
-def run(capsys, paths, *words):
-    status = main(["--root", str(paths.root), *words])
-    return status, capsys.readouterr().out
+class _Check:
+    """Stands for a check: the peers whose names are in `silent` do not answer."""
+
+    silent: frozenset[str] = frozenset()
+
+    def __init__(self, loop: Any, _pings: Any, record: Any, note: Any, done: Any, _port: int) -> None:
+        alive = record.peer.name not in self.silent
+        for address in record.addresses:
+            error = "" if alive else "no answer"
+            address.icmp.take([0.002 if alive else None] * 3, error)
+            address.http.take([0.004 if alive else None], error)
+        if alive:
+            note(True, "icmp", 0.002)
+        loop.at(loop.clock(), lambda: done(alive))
 
 
-def test_the_doctor_answers_without_an_agent(paths, capsys):
-    status, out = run(capsys, paths, "doctor", "-o", "json")
-    found = json.loads(out)
-    by_id = {row["id"]: row for row in found["checks"]}
-    assert (status, found["worst"]) == (1, "problem")
-    assert set(by_id) == {check.id for check in CHECKS}
-    assert by_id["agent-answers"]["finding"] == "problem"
-    assert by_id["handshakes"] == {
-        **by_id["handshakes"],
-        "finding": "unknown",
-        "seen": "the agent does not answer",
-    }
-    assert by_id["key"]["finding"] == "ok"
-    assert by_id["files"]["finding"] == "ok"
-    status, out = run(capsys, paths, "doctor")
-    assert "PROBLEM" in out
-    assert "→" in out
+@pytest.fixture
+def service(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Iterator[Health]:
+    monkeypatch.setattr(prober, "Check", _Check)
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        port = int(made.getsockname()[1])
+    running = Health(paths, HealthConfig(True, 1.0), port=port)
+    server = Server(paths.health, running.routes())
+    running.start()
+    thread = threading.Thread(target=running.loop.run, daemon=True)
+    thread.start()
+    yield running
+    server.close()
+    running.loop.stop()
+    thread.join(10)
+    running.close()
 
 
-def test_the_doctor_sees_a_broken_map_and_an_open_key(paths, capsys):
-    paths.fleet.write_bytes(b"{}")
-    paths.key.chmod(0o644)
-    by_id = {row["id"]: row for row in json.loads(run(capsys, paths, "doctor", "-o", "json")[1])["checks"]}
-    assert by_id["files"]["finding"] == "problem"
-    assert str(paths.fleet) in by_id["files"]["seen"]
-    assert by_id["key"]["finding"] == "problem"
+def wait_for(question: Callable[[], Any], seconds: float = 15.0) -> Any:
+    end = time.monotonic() + seconds
+    while True:
+        found = question()
+        if found:
+            return found
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.05)
 
 
-def test_no_reader_breaks_the_others(paths, monkeypatch):
-    def broken(*_args, **_options):
-        raise OSError("no permission")
-
-    for name in ("Netlink", "run", "read_config", "installed_fleet"):
-        monkeypatch.setattr(doctor_facts, name, broken)
-    facts = gather(paths)
-    for name in ("devices", "attached", "clock", "units", "settings", "installed", "paths", "maps"):
-        assert isinstance(getattr(facts, name), Unread), name
-    assert facts.devices.why == "OSError: no permission"
-    assert not isinstance(facts.disk, Unread)
+def reachable(paths: Paths, count: int) -> Any:
+    found = health_of(paths) or {}
+    return found if found.get("counts", {}).get("reachable") == count else None
 
 
-def test_the_reason_of_a_failure_is_without_its_remedy():
-    def fail():
-        raise WardmeshError("what", where="where", why="why", remedy="remedy")
-
-    assert known(fail) == Unread("where: what: why")
-    assert known(lambda: {}["x"]) == Unread("KeyError: 'x'")
-
-
-def test_ports_are_read_from_the_kernels_tables():
-    assert listening_ports(PROC_UDP, listening=False) == {51871, 53}
-    assert listening_ports(PROC_TCP, listening=True) == {22}
-
-
-def test_units_that_are_not_installed_are_left_out():
-    assert units_of(SHOWN) == (
-        Unit("wardmesh.service", "active", "enabled"),
-        Unit("wardmesh-boot.service", "inactive", "enabled"),
-    )
+@pytest.mark.usefixtures("service")
+def test_the_service_checks_the_map_and_follows_it(paths: Paths) -> None:
+    found = wait_for(lambda: reachable(paths, 2))
+    assert found["self"] == "h1" and found["interval"] == 1.0 and found["cycle"] == 1.0
+    assert found["problems"] == []
+    assert {row["name"]: row["latency"] for row in found["peers"]} == {"h2": 0.002, "h3": 0.002}
+    figures = health_figures(found)
+    assert {peer.state for peer in figures.peers} == {"reachable"} and figures.latencies[0][1] == "icmp"
+    install(paths, 5, 2)
+    wait_for(lambda: reachable(paths, 4))
+    paths.fleet.write_bytes(b"broken")
+    told = wait_for(lambda: (health_of(paths) or {}).get("problems"))
+    assert "not JSON" in told[0] and reachable(paths, 4)  # whom it knows it goes on checking
 
 
-def test_filters_are_told_apart_and_those_before_ours_named():
-    guard = Filter(2, 51871, "bpf", "wardmesh-ingress-l2-7", 3)
-    wall = Filter(3, 51871, "bpf", "wardmeshfw-ingress-l2-8", 3)
-    other = Filter(1, 1, "u32", "", 3)
-    assert attached_of("eth0", {INGRESS: [other, guard, wall], EGRESS: [guard]}) == Attached(
-        "eth0", (True, True), (True, False), ("u32 at priority 1 (ingress)",)
-    )
-    assert attached_of("eth0", {INGRESS: [other], EGRESS: []}) == Attached(
-        "eth0", (False, False), (False, False)
-    )
+@pytest.mark.usefixtures("service")
+def test_status_names_who_does_not_answer(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Check, "silent", frozenset({"h2"}))
+    (paths.policies / "closed.yaml").write_text(POLICY)
+
+    def one_is_gone() -> Any:
+        told = health_of(paths) or {}
+        return told if told.get("counts", {}).get("unreachable") == 1 else None
+
+    found = wait_for(one_is_gone)
+    (line, *_rest) = health_text.cluster(found, verbose=True)
+    assert line.startswith("Cluster health: 1/2 reachable") and "every peer once in 1s" in line
+    rows = health_text.by_name(found)
+    assert "denied by policy" in health_text.lines(rows["h2"])  # ICMP; HTTP is exempt, and dead
+    assert "OK, RTT=2.000ms" in health_text.lines(rows["h3"])
+    checks = checks_of(found)
+    assert checks.unreachable == ("h2",) and checks.reachable == 1
+    assert dict(checks.doubtful)["h3"].startswith("path ")  # no tunnel here
+    assert checks_of(found, encryption=False).doubtful == ()
 
 
-def test_a_status_of_another_form_makes_the_agent_unread():
-    assert isinstance(known(lambda: agent_of({"version": "1"})), Unread)
+def test_status_where_the_service_is_off_or_does_not_answer(paths: Paths) -> None:
+    assert "wardmesh-health" in (health_of(paths) or {})["problems"][0]
+    assert health_text.cluster(health_of(paths), verbose=False)[0] == "Cluster health: not known"
+    paths.config.write_text("")
+    assert health_of(paths) is None and health_text.cluster(None, verbose=False) == []
 
 
-def test_a_sysdump_holds_the_host_and_no_secret(paths, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "from-the-environment-77")
-    paths.config.write_text(
-        "cluster: {name: test, id: 1}\netcd:\n  endpoints: ['https://root:hunter2hunter2@10.0.0.9:2379']\n"
-        "  password: swordfish-swordfish\n"
-    )
-    paths.policies.mkdir()
-    (paths.policies / "a.yaml").write_text("headers: [{name: x, secret: open-sesame-42}]\n---\nkind: b\n")
-    target = tmp_path / "dump.tar.gz"
-    status, out = run(capsys, paths, "sysdump", "--output", str(target), "--json")
-    document = json.loads(out)
-    assert (status, document["file"]) == (0, str(target))
-    assert target.stat().st_mode & 0o777 == 0o600
-    held = {}
-    with tarfile.open(target) as archive:
-        for member in archive.getmembers():
-            held[member.name.partition("/")[2]] = archive.extractfile(member).read()
-    private = paths.key.read_bytes().strip()
-    assert len(private) == 44
-    for secret in (
-        b"hunter2hunter2",
-        b"swordfish",
-        b"open-sesame",
-        b"from-the-environment",
-        private,
-        PRIVATE,
-    ):
-        assert not [name for name, data in held.items() if secret in data]
-    assert b"name: test" in held["files/config.yaml"]
-    assert b"kind: b" in held["files/policies/a.yaml"]
-    assert json.loads(held["files/fleet.json"])["members"][0]["key"] != "<redacted>"
-    rows = {row["name"]: row["error"] for row in json.loads(held["manifest.json"])["items"]}
-    assert "does not run" in rows["agent/status.json"]
-    assert rows["host/os-release"] == ""
-    assert "agent/status.json" in document["failed"]
+def test_a_host_that_was_removed_from_the_map_stops_checking(paths: Paths, service: Health) -> None:
+    wait_for(lambda: reachable(paths, 2))
+    paths.key.with_suffix(".json").write_text(json.dumps({"publicKey": key(77)}))
+    wait_for(lambda: "in no fleet map" in " ".join((health_of(paths) or {})["problems"]))
+    assert (health_of(paths) or {})["peers"] == []
+    assert not service._admits("203.0.113.2")
 
 
-def test_no_item_reads_the_key_or_asks_wg(paths, monkeypatch):
-    asked = []
+def test_probes_know_sooner_than_a_tunnel_that_somebody_is_gone() -> None:
+    peer = {"address": "203.0.113.2", "name": "h2", "reachable": True}
+    gone = {"state": "unreachable"}
+    assert text._node(peer, 0.0, gone, health=False).endswith("Unreachable")
+    assert text._node(peer, 0.0, {"state": "unknown"}, health=False).endswith(" Reachable")
+    assert text._node({**peer, "reachable": False}, 0.0, None, health=False).endswith("Unreachable")
 
-    def note(argv, **_options):
-        asked.append(argv)
-        raise OSError
 
-    monkeypatch.setattr("wardmesh.cli.sysdump.run", note)
-    monkeypatch.setattr("wardmesh.cli.doctor_facts.run", note)
-    paths.key.unlink()
-    paths.key.mkdir()  # reading it would fail with another error than "no such file"
-    for item in items(paths):
-        try:
-            item.collect()
-        except (OSError, WardmeshError) as error:
-            assert "wg0.key" not in str(error), item.name
-    assert asked
-    assert not [argv for argv in asked if argv[0].endswith(("/wg", "/wg-quick"))]
+def test_verdicts_follow_the_files(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts_module, "LOOK", 0.0)
+    verdicts = Verdicts(paths)
+    assert verdicts.forbids("h2", "icmp") == ""
+    (paths.policies / "closed.yaml").write_text(POLICY)
+    assert "default deny" in verdicts.forbids("h2", "icmp") and verdicts.forbids("h2", "icmp6")
+    assert verdicts.forbids("h2", "http") == "" and verdicts.forbids("h3", "icmp") == ""
+    assert verdicts.of("h2", "22/tcp")[0] and not verdicts.of("h2", "80/tcp")[0]
+    paths.config.write_text("hostFirewall: {enabled: true}\npolicyAuditMode: true\n")
+    assert verdicts.forbids("h2", "icmp") == ""
+    paths.fleet.write_bytes(b"broken")
+    assert verdicts.forbids("h2", "icmp") == ""
+
+
+# --- proof of encryption ---
+
+
+def peer(rx: int, tx: int) -> PeerState:
+    return PeerState("k", None, frozenset(), 0, 5.0, rx, tx)
+
+
+@pytest.mark.parametrize(
+    ("device", "grown", "packets", "encrypted"),
+    [
+        ("wardmesh_wg0", (348, 348), 3, True),
+        ("wardmesh_wg0", (348, 347), 3, False),  # the answers came another way
+        ("wardmesh_wg0", (0, 348), 3, False),
+        ("eth0", (348, 348), 3, False),  # somebody else's traffic grew them
+        ("wardmesh_wg0", (0, 0), 0, None),
+        ("", (0, 0), 0, None),
+    ],
+)
+def test_encrypted_is_what_the_counters_prove(
+    paths: Paths,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    grown: tuple[int, int],
+    packets: int,
+    encrypted: Any,
+) -> None:
+    monkeypatch.setattr(tunnel_proof, "way_to", lambda _link, _address: Way(device))
+    monkeypatch.setattr(tunnel_proof, "find_link", lambda _link, _name: None)
+    monkeypatch.setattr(tunnel_proof.client, "call", lambda *_a, **_b: {"backend": ""})
+    prover = Prover(paths)
+    before, after = Look(peer(100, 100), 0), Look(peer(100 + grown[1], 100 + grown[0]), 0)
+    found = prover.evidence("203.0.113.2", before, after, packets * 84, packets)
+    assert found.encrypted is encrypted
+    assert found.path == {"wardmesh_wg0": "tunnel", "eth0": "plain", "": "none"}[device]
+    unknown = prover.evidence("203.0.113.2", Look(None, 0), Look(None, 0), 84, 1)
+    assert unknown.encrypted is (None if device == "wardmesh_wg0" else False)
+
+
+# --- configuration ---
+
+
+@pytest.mark.parametrize(("words", "seconds"), [("10s", 10), ("1m30s", 90), ("1500ms", 1.5), ("1h", 3600)])
+def test_intervals(words: str, seconds: float) -> None:
+    assert seconds_of(words) == seconds
+    held = parse_config(f"healthChecking: {{enabled: true, interval: {words}}}", "x")
+    assert held.health == HealthConfig(True, seconds) and held.inactive == ()
+
+
+@pytest.mark.parametrize("words", ["999ms", "0s", "2h", "ten", "10"])
+def test_intervals_that_are_refused(words: str) -> None:
+    with pytest.raises(WardmeshError, match=r"healthChecking\.interval"):
+        parse_config(f"healthChecking: {{enabled: true, interval: '{words}'}}", "x")
+
+
+def test_checks_are_off_unless_they_are_asked_for() -> None:
+    assert parse_config("", "x").health == HealthConfig(False, 10.0)

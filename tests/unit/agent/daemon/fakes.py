@@ -81,8 +81,8 @@ class FakeFirewall:
     def set_ports(self, first, second=0):
         self.ports = (first, second)
 
-    def set_failsafe(self, wanted):
-        self.failsafe = set(wanted)
+    def set_failsafe(self, wanted, members=()):
+        self.failsafe, self.failsafe_members = set(wanted), set(members)
 
     def set_audit(self, audit):
         self.audit = audit

@@ -84,6 +84,15 @@ def test_policies_reach_devices_and_tunnel_and_only_changes_are_written(host: Ho
     assert len(wall.policies) == 2 and names(engine) == ["a", "b"]
 
 
+def test_checks_of_the_peers_pass_between_members_where_they_are_on(host: Host) -> None:
+    engine = host.start()
+    assert host.machine.wall.failsafe_members == set()
+    host.configure("hostFirewall: {enabled: true}\nhealthChecking: {enabled: true}")
+    engine.reload()
+    assert host.machine.wall.failsafe_members == {(INGRESS, 6, 4240), (EGRESS, 6, 4240)}
+    assert not {item for item in host.machine.wall.failsafe if item[2] == 4240}
+
+
 LATER = policy("b").replace("toPorts", "authentication: {mode: required}\n    toPorts")
 
 

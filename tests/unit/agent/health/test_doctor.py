@@ -13,6 +13,7 @@ from wardmesh.health.facts import (
     Agent,
     Attached,
     Chain,
+    Checks,
     Device,
     Disk,
     Document,
@@ -82,6 +83,7 @@ HEALTHY = Facts(
         Unit("wardmesh-observer.service", "active", "enabled"),
     ),
     installed=InstalledMap(7, "abc", 3, 86400.0),
+    checks=Checks(2, 0, (), (), ()),
 )
 
 DOWN = replace(AGENT.peers[1], tunnel="down")
@@ -225,6 +227,10 @@ ROWS = [
     ("fleet-map", agent(fleet_digest="old", generation=6), PROBLEM, "generation 6"),
     ("metrics", {"tcp_ports": frozenset({22})}, WARNING, "9962"),
     ("metrics", {"settings": Settings()}, OK, "switched off"),
+    ("peers-health", {"checks": Checks(1, 0, ("db2",), (), ())}, PROBLEM, "db2"),
+    ("peers-health", {"checks": Checks(2, 0, (), (("db1", "20% lost"),), ())}, WARNING, "db1 (20% lost)"),
+    ("peers-health", {"checks": Checks(0, 0, (), (), ("no socket",))}, WARNING, "no socket"),
+    ("peers-health", {"checks": None}, OK, "switched off"),
 ]
 
 

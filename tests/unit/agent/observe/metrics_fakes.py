@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
-from wardmesh.observe.metrics_snapshot import AgentFigures, Counted, Delays, MapFill, PeerFigures, Snapshot
+from wardmesh.observe.metrics_snapshot import (
+    AgentFigures,
+    CheckedPeer,
+    Counted,
+    Delays,
+    HealthFigures,
+    MapFill,
+    PeerFigures,
+    Snapshot,
+)
 
 NOW = 1_000_000.0
 
@@ -39,6 +48,18 @@ def agent(peers: tuple[PeerFigures, ...] = (), **other: object) -> AgentFigures:
     return AgentFigures(**values)
 
 
+def checked(count: int) -> HealthFigures:
+    """One in a hundred does not answer, one in a hundred was not checked yet."""
+    states = {0: "unreachable", 1: "unknown"}
+    rows = []
+    for number in range(count):
+        state = states.get(number % 100, "reachable")
+        known = None if state == "unknown" else 0.002
+        lost = {"unreachable": 1.0, "reachable": 0.1}.get(state)
+        rows.append(CheckedPeer(f"host-{number:05}", state, known, lost, known))
+    return HealthFigures(50.0, tuple(rows), ((True, "icmp", Delays(((0.001, 3), (1.0, 4)), 5, 2.5)),))
+
+
 def snapshot(peers: int = 2) -> Snapshot:
     """Every figure is there; one peer in a hundred is down, one in a hundred never shook hands."""
     states = {0: "down", 1: "pending"}
@@ -64,6 +85,7 @@ def snapshot(peers: int = 2) -> Snapshot:
         encrypt_cpu=12.25,
         identities={"reserved": 5, "cluster_local": 2},
         certificates={"hubble": NOW + 86400},
+        health=checked(peers),
         failed=("firewall",),
         sources=("agent", "firewall"),
         seconds=0.01,

@@ -56,13 +56,13 @@ def test_a_large_fleet_stays_below_five_mebibytes(peers):
     text = text_of(peers)
     series = [line for line in text.splitlines() if not line.startswith("#")]
     assert len(text) < 5 * MIB
-    assert len(series) < 4 * PEERS_MAX + 300
+    assert len(series) < 8 * PEERS_MAX + 300  # four of the tunnel, four of the checks
     assert f'cilium_wireguard_peers{{state="down"}} {peers // 100}.0' in series
 
 
 def test_the_size_does_not_grow_beyond_the_limit_of_peers():
     small, large = len(text_of(1000, 100)), len(text_of(10_000, 100))
-    assert abs(large - small) < 200
+    assert large - small < 200  # in the larger one those that do not answer fill the room, with fewer series
 
 
 def test_a_thousand_scrapes_read_the_host_once():

@@ -84,11 +84,16 @@ def test_every_sample_fits_the_table_and_every_metric_has_one():
     [
         ("wardmesh_agent_up", (), 1),
         ("wardmesh_strict_mode", (), 1),
-        ("cilium_unreachable_nodes", (), 2),
+        ("cilium_unreachable_nodes", (), 1),
         ("cilium_wireguard_peers", ("up",), 98),
         ("cilium_wireguard_peers", ("down",), 1),
         ("cilium_wireguard_peers", ("pending",), 1),
-        ("cilium_node_health_connectivity_status", ("prod", "web1", "node", "unreachable"), 2),
+        ("cilium_node_health_connectivity_status", ("prod", "web1", "node", "unreachable"), 1),
+        ("cilium_node_health_connectivity_status", ("prod", "web1", "node", "unknown"), 1),
+        ("wardmesh_peer_reachable", ("host-00000",), 0),
+        ("wardmesh_peer_reachable", ("host-00007",), 1),
+        ("cilium_node_packet_loss_ratio", ("host-00000",), 1.0),
+        ("wardmesh_health_cycle_seconds", (), 50.0),
         ("cilium_wireguard_peer_last_handshake_seconds", ("host-00007",), 7),
         ("cilium_wireguard_peer_last_handshake_seconds", ("host-00001",), math.inf),
         ("wardmesh_peer_up", ("host-00000",), 0),
@@ -107,6 +112,26 @@ def test_every_sample_fits_the_table_and_every_metric_has_one():
 )
 def test_figures_come_out_as(name, labels, value):
     assert values(samples(snapshot(100)))[name, labels] == value
+
+
+def test_without_checks_the_tunnels_say_who_is_reachable():
+    found = values(samples(replace(snapshot(100), health=None)))
+    assert found["cilium_unreachable_nodes", ()] == 2
+    assert found["cilium_node_health_connectivity_status", ("prod", "web1", "node", "unreachable")] == 2
+    assert not any(name == "wardmesh_peer_reachable" for name, _labels in found)
+
+
+def test_series_of_checks_are_bounded_and_begin_with_who_does_not_answer():
+    found = values(samples(snapshot(500), peers_max=10))
+    shown = {labels[0] for name, labels in found if name == "cilium_node_packet_loss_ratio"}
+    assert {"host-00000", "host-00100", "host-00200", "host-00300", "host-00400"} <= shown
+    assert len(shown) <= 10
+
+
+def test_a_peer_that_was_not_checked_has_no_invented_figures():
+    found = values(samples(snapshot(100)))
+    assert ("wardmesh_peer_reachable", ("host-00001",)) not in found
+    assert ("wardmesh_peer_latency_seconds", ("host-00001",)) not in found
 
 
 def test_maps_that_are_always_full_have_no_pressure():
