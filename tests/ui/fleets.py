@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Any
 
@@ -113,6 +114,7 @@ def party(number: int) -> Party:
     return Party(1000 + number, f"{tier}-{number:04d}", "lab", labels)
 
 
+@functools.lru_cache
 def many(hosts: int = HOSTS, edges: int = EDGES, seed: int = 7) -> list[Flow]:
     """So many hosts, each in some pair, and so many pairs."""
     chance = random.Random(seed)

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.agent.observe.support import event, namer
-from tests.unit.agent.observe.ui_flows import flows, parameters
+from tests.unit.agent.observe.ui_flows import calm, flows, parameters
 
 from wardmesh.observe.flow import Flow, Party, Verdict
 from wardmesh.observe.ui import model as model_module
@@ -48,6 +48,7 @@ class Reader:
         assert {node["name"] for node in answer["nodes"]} <= names
 
 
+@calm
 @given(flows(), parameters(), st.lists(st.integers(1, 7), max_size=12))
 def test_who_polls_sees_what_who_came_late_sees(
     seen: list[Flow], asked: dict[str, str], steps: list[int]

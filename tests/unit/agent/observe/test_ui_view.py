@@ -6,10 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.agent.observe.support import event, flow
-from tests.unit.agent.observe.ui_flows import LABELS, TUNNELS, VERDICTS, flows, parameters
+from tests.unit.agent.observe.ui_flows import LABELS, TUNNELS, VERDICTS, calm, flows, parameters
 
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.aggregate import name_of, oriented
@@ -27,6 +27,7 @@ def admitted(made: list[Flow], given_parameters: dict[str, str]) -> list[Any]:
     return [row for row in rows if view.admits(row)]
 
 
+@calm
 @given(flows(), st.sampled_from(LABELS), st.sampled_from(VERDICTS), st.sampled_from(TUNNELS))
 def test_a_filter_means_what_it_means_to_hubbles_client(
     made: list[Flow], label: str, verdict: str, tunnel: str
@@ -41,7 +42,7 @@ def test_a_filter_means_what_it_means_to_hubbles_client(
     assert [row.number for row in found] == wanted
 
 
-@settings(max_examples=200)
+@calm
 @given(flows(), parameters())
 def test_the_map_shows_exactly_the_pairs_of_the_rows(made: list[Flow], asked: dict[str, str]) -> None:
     view, edges = read_view(asked), Edges()
@@ -56,6 +57,7 @@ def test_the_map_shows_exactly_the_pairs_of_the_rows(made: list[Flow], asked: di
     assert found == wanted
 
 
+@calm
 @given(flows(), parameters())
 def test_the_colour_of_an_edge_is_the_worst_of_what_is_wanted(
     made: list[Flow], asked: dict[str, str]

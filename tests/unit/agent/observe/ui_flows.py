@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from tests.unit.agent.observe.support import event, namer
 
@@ -26,6 +27,8 @@ VERDICTS = ("", "forwarded", "dropped", "audited", "dropped,audited")
 TUNNELS = ("", "encrypted", "plain")
 PORTS = ("", "22/tcp", "5432/tcp", "53/udp")
 NAMER = namer()
+# No test judges speed: two busy cores are slow now and then.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
