@@ -79,7 +79,7 @@ active:
   description: Whether the agent runs and is enabled.
   returned: always
   type: bool
-unreachable:
+silent:
   description: Addresses of O(peers) that gave no answer.
   returned: always
   type: list
@@ -196,7 +196,7 @@ def main():
         "packages": sorted(packages),
         "backend": backend,
         "node": node,
-        "unreachable": silent,
+        "silent": silent,
         "distribution": name,
         "active": active and enabled,
         "digests": {key: digest(path) for key, path in FILES.items()},

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Fleet, changed, changed_tasks
-from lab import Host, Lab
+from lab import Lab
 from lab.pcap import plain_between, read
+from mirror import mirror, put
 
 GALAXY = ROOT / ".venv/bin/ansible-galaxy"
 ROLLBACK = """
@@ -37,26 +38,6 @@ def galaxy(folder: Path, *arguments: str) -> None:
     )
 
 
-def put(host: Host, path: str, data: bytes) -> None:
-    """A file on the host."""
-    subprocess.run(["ssh", *host.options, f"root@{host.address}", f"cat > {path}"], input=data, check=True)
-
-
-def mirror(host: Host, folder: Path) -> None:
-    """A package mirror on the host that holds wireguard-go and what Ansible's apt wants; no such package."""
-    folder.mkdir()
-    wanted = ["wireguard-go", "python3-apt", "python-apt-common", "distro-info-data"]
-    subprocess.run(["apt-get", "download", "-qq", *wanted], check=True, cwd=folder, timeout=120)
-    packages = subprocess.run(
-        ["dpkg-scanpackages", "-m", "."], check=True, capture_output=True, cwd=folder, timeout=60
-    ).stdout
-    host.run("dpkg -P wireguard-go && mkdir -p /srv/mirror && rm -f /etc/apt/sources.list.d/*")
-    put(host, "/srv/mirror/Packages", packages)
-    for package in folder.glob("*.deb"):
-        put(host, f"/srv/mirror/{package.name}", package.read_bytes())
-    host.run("echo 'deb [trusted=yes] file:/srv/mirror ./' > /etc/apt/sources.list && apt-get -qq update")
-
-
 @pytest.fixture(scope="module")
 def rollout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Three hosts with two addresses each; the collection is built, and installed into an empty folder."""
@@ -67,7 +48,8 @@ def rollout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     made = Fleet(Lab.up(3, "rollout"), folder, collections=installed)
     for host in made.lab.hosts:
         host.run(f"ip addr add 10.98.0.{host.index}/24 dev host0")
-    mirror(made.lab.hosts[2], folder / "mirror")
+    made.lab.hosts[2].run("dpkg -P wireguard-go")
+    mirror(made.lab.hosts[2], folder / "mirror", "wireguard-go")
     yield made
     made.lab.down()
 

@@ -18,7 +18,7 @@ from wardmesh.host.paths import Paths
 from wardmesh.host.process import run
 from wardmesh.model.errors import WardmeshError
 
-_TIMEOUT = 300  # seconds; a small emulated machine needs ten
+_TIMEOUT = 900  # seconds; a small emulated machine needs three minutes for the firewall
 _BCC_REMEDY = "install python3-bpfcc (Debian, Ubuntu) or python3-bcc (RHEL)"
 _CHILD = """
 import sys

@@ -172,7 +172,7 @@ CASES = (
 
 
 def test_the_configuration_decides_which_services_run(controller, tmp_path):
-    inventory = hosts(**SHOWN, wardmesh_ui=False)
+    inventory = hosts(**SHOWN)
     inventory["wardmesh"]["hosts"] = {case[0]: {"wardmesh_config": case[1]} for case in CASES}
     inventory["relays"] = {"hosts": {"relay": {}, "shown": {"wardmesh_ui": True}}}
     inventory["wardmesh"]["hosts"]["unshown"]["wardmesh_ui"] = True  # no relay, no page
@@ -210,7 +210,12 @@ CERTIFIED = (
     ("files", HUBBLE, "files", False),
     ("own", {"hubble": {**HUBBLE["hubble"], "tls": {"certFile": "/c", "keyFile": "/k"}}}, "auto", False),
 )
-SHOWN = {"wardmesh_relay_group": "relays", "wardmesh_prometheus_group": "", "wardmesh_hubble_tls": "auto"}
+SHOWN = {
+    "wardmesh_relay_group": "relays",
+    "wardmesh_prometheus_group": "",
+    "wardmesh_hubble_tls": "auto",
+    "wardmesh_ui": False,
+}
 
 
 def test_the_configuration_decides_who_gets_a_certificate(controller, tmp_path):
