@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from conftest import Fleet, changed
 from lab import Host, Lab
 
-pytestmark = pytest.mark.container
+pytestmark = [pytest.mark.container, pytest.mark.beside]
 
 CONFIG = json.dumps(
     {
@@ -87,8 +88,8 @@ def flat(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def table(done: subprocess.CompletedProcess[str]) -> dict[tuple[str, str], list[str]]:
-    """The rows of the play's table by (from, to)."""
-    rows = [line.split()[1:] for line in done.stdout.splitlines() if line.strip().startswith("- node")]
+    """The rows of the play's table by (from, to): eight cells, between which the output may fold its lines."""
+    rows = [words.split() for words in re.findall(r"- (node\d node\d(?: \S+){6})", flat(done))]
     return {(row[0], row[1]): row[2:] for row in rows}
 
 
