@@ -88,7 +88,7 @@ def flat(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def table(done: subprocess.CompletedProcess[str]) -> dict[tuple[str, str], list[str]]:
-    """The rows of the play's table by (from, to): eight cells, between which the output may fold its lines."""
+    """The rows of the play's table by (from, to): eight cells, whose lines the output may fold."""
     rows = [words.split() for words in re.findall(r"- (node\d node\d(?: \S+){6})", flat(done))]
     return {(row[0], row[1]): row[2:] for row in rows}
 
