@@ -21,7 +21,7 @@ from checks.sanity import run_sanity
 from checks.suites import SUITES, run_suite
 
 # Lanes run side by side, the parts of a lane one after another.
-LANES = (("lint", "unit", "bpf", "conformance", "sanity"), ("netns", "lab", "molecule", "vm"))
+LANES = (("lint", "unit", "bpf", "conformance", "store", "sanity"), ("netns", "lab", "molecule", "vm"))
 PARTS = tuple(part for lane in LANES for part in lane)
 
 

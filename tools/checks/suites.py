@@ -26,6 +26,8 @@ class Suite:
 SUITES = (
     Suite("unit", "tests/unit", 600),
     Suite("bpf", "tests/bpf", 600),
+    # Real etcd servers on loopback ports.
+    Suite("store", "tests/store", 600),
     Suite("netns", "tests/netns", 600),
     Suite("conformance", "tests/conformance", 600),
     Suite("lab", "tests/lab", 1500, marks="not vm"),
