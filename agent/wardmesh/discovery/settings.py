@@ -82,6 +82,8 @@ def read_settings(values: Mapping[str, Any]) -> Settings | None:
 
 
 def _server(text: str) -> Server:
+    if "@" in text:
+        raise _wrong("etcd.endpoints", "an address holds a user; use etcd.username and etcd.passwordFile")
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname, parts.port or _PORT
@@ -119,5 +121,14 @@ def _wrong(where: str, why: str) -> WardmeshError:
 
 def serves_here(settings: Settings, addresses: frozenset[str]) -> bool:
     """Does one of the store's servers run on a host with these addresses, or on loopback?"""
-    hosts = {server.host for server in settings.servers}
-    return bool(hosts & (addresses | {"localhost", "127.0.0.1", "::1"}))
+    return any(
+        server.host in addresses or server.host == "localhost" or _loopback(server.host)
+        for server in settings.servers
+    )
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name

@@ -46,6 +46,10 @@ class Paths:
         return self.state / "labels.json"
 
     @property
+    def discovered(self) -> Path:
+        return self.state / "discovered.json"
+
+    @property
     def sysctls(self) -> Path:
         return self.state / "sysctl.json"
 
