@@ -28,6 +28,7 @@ from wardmesh.daemon.inputs import (
     load_successor,
     remember,
     remember_discovered,
+    share_map,
     with_discovered,
 )
 from wardmesh.daemon.log import LOG
@@ -109,6 +110,10 @@ class Engine:
         if new.config.encryption.backend != self.inputs.config.encryption.backend:
             self.tunnel = None
         self.inputs = new
+        try:
+            share_map(self.paths, new)
+        except (WardmeshError, OSError) as error:
+            LOG.error("the map in force is not shared with the observer: %s", error)
         self.guarding.configure(new.config)
         self.firewalling.configure(new.config)
         self._relook_at = 0.0

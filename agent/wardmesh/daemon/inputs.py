@@ -19,13 +19,22 @@ from pathlib import Path
 
 from wardmesh.daemon.desired import Mesh, mesh_of
 from wardmesh.discovery.document import read_discovered
+from wardmesh.discovery.members import member_document
 from wardmesh.discovery.merge import Refused, merge
 from wardmesh.discovery.settings import read_settings, serves_here
 from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, Member, check_succession, parse_fleet_map
+from wardmesh.model.fleetmap import (
+    FORMAT,
+    FleetMap,
+    Member,
+    canonical,
+    check_succession,
+    digest_of,
+    parse_fleet_map,
+)
 from wardmesh.policy.documents import PolicySet
 from wardmesh.policy.files import parse_policies, policy_digest
 from wardmesh.wireguard.keys import load_private, public_of
@@ -282,6 +291,21 @@ def remember(paths: Paths, inputs: Inputs) -> None:
         if data is not None and read_bytes(target) != data:
             write_atomic(target, data, 0o600)
     remember_discovered(paths, inputs)
+
+
+def share_map(paths: Paths, inputs: Inputs) -> None:
+    """Where the map in force is more than the one in /etc: write it for the observer and the command line."""
+    fleet = inputs.fleet
+    if fleet is None or fleet is inputs.rolled_out:
+        paths.shared_fleet.unlink(missing_ok=True)
+        return
+    document = {
+        "format": FORMAT,
+        "generation": fleet.generation,
+        "cluster": {"name": fleet.cluster.name, "id": fleet.cluster.id},
+        "members": [member_document(member) for member in fleet.members],
+    }
+    write_atomic(paths.shared_fleet, canonical({**document, "digest": digest_of(document)}) + b"\n")
 
 
 def remember_discovered(paths: Paths, inputs: Inputs) -> None:

@@ -38,7 +38,7 @@ class _Map:
 
     def changed(self) -> bool:
         """Read it again where it is another one; a broken map leaves the last good one."""
-        stamp = _stamp(self._paths.fleet)
+        stamp = _stamp(self._paths.fleet_in_force)
         if stamp == self._stamp:
             return False
         self._stamp = stamp

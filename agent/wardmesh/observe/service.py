@@ -153,7 +153,9 @@ class Observer:
             LOG.info("hubble: flows are written again, %d were not", self._exporter.failed)
 
     def _stamps(self) -> tuple[int, ...]:
-        return tuple(_stamp(path) for path in (self._paths.fleet, self._paths.mode, *self._tls_files()))
+        return tuple(
+            _stamp(path) for path in (self._paths.fleet_in_force, self._paths.mode, *self._tls_files())
+        )
 
     def _tls_files(self) -> tuple[Path, ...]:
         tls = self.settings.tls
@@ -205,8 +207,9 @@ def read_config(paths: Paths) -> Config:
 
 def read_fleet(paths: Paths) -> FleetMap | None:
     """The installed fleet map; None before the first rollout."""
-    data = read_bytes(paths.fleet)
-    return parse_fleet_map(data, str(paths.fleet)) if data else None
+    source = paths.fleet_in_force
+    data = read_bytes(source)
+    return parse_fleet_map(data, str(source)) if data else None
 
 
 def is_sealed(paths: Paths) -> bool:

@@ -9,6 +9,7 @@ import ipaddress
 import pytest
 from tests.loading import load
 
+from wardmesh.cli.fleet import fleet_in_force
 from wardmesh.daemon.discovering import order_of
 from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.inputs import load_or_last_good
@@ -20,6 +21,7 @@ from wardmesh.discovery.process import read_order
 from wardmesh.model.config import Cluster
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import parse_member
+from wardmesh.model.identity import identities
 
 fakes = load("tests/unit/agent/daemon/fakes.py")
 
@@ -100,6 +102,20 @@ def test_a_member_of_the_store_is_handled_like_one_of_a_new_map(host):
     assert host.machine.entries[net(3)][1] == MEMBER
     host.seal(engine, 3)
     assert host.machine.entries[net(3)][1] == MEMBER | STRICT
+
+
+def test_names_and_identities_of_all_are_there_for_the_observer_and_the_command_line(host):
+    engine = host.start()
+    assert host.paths.fleet_in_force == host.paths.fleet
+    host.learn(claim(3, labels={"app": "web"}, keepalive=25, allowedIPs=["10.9.0.0/24"]), claim(4))
+    host.paths.config.write_text(CONFIG + "discovery: {networks: [10.0.0.0/8]}\n")
+    engine.reload()
+    shared = fleet_in_force(host.paths)
+    assert shared.members == engine.inputs.fleet.members
+    assert identities(shared) == dict(engine.mesh.numbers)
+    host.paths.config.write_text("cluster: {name: test, id: 1}\n")
+    engine.reload()
+    assert host.paths.fleet_in_force == host.paths.fleet
 
 
 def test_the_same_file_again_is_no_new_map(host):
