@@ -95,7 +95,7 @@ def _add_fleet(groups: Groups) -> None:
     apply = _add(groups, "apply", "fleet:fleet_apply", "check, install and apply a fleet map")
     apply.add_argument("file", type=Path, help="the map, as the controller compiled it")
     _dry_run(apply)
-    _add(groups, "show", "fleet:fleet_show", "members of the installed map")
+    _add(groups, "show", "fleet:fleet_show", "members of the map in force")
 
 
 def _add_config(groups: Groups) -> None:
