@@ -54,6 +54,7 @@ def add_all(groups: Groups) -> None:
     _add_policy(policy)
     observe_verbs.add_all(groups, policy, _add)
     _add_labels(groups)
+    _add_store(_group(groups, "kvstore", "the fleet's etcd"))
     _add_kernel(_group(groups, "bpf", "what lies in the kernel"))
     _add_health(groups)
     _add_host(groups)
@@ -183,6 +184,20 @@ def _add_labels(groups: Groups) -> None:
         made = _add(labels, verb, f"labels:{verb}", text)
         made.add_argument("label", nargs="+", help="KEY=VALUE" if verb == "add" else "KEY")
         _dry_run(made)
+
+
+def _add_store(groups: Groups) -> None:
+    text = "a user for each member, who may write its own record; authentication on"
+    users = _add(groups, "users", "kvstore:users", text)
+    users.add_argument("map", type=Path, help="the fleet map")
+    users.add_argument("--endpoint", required=True, metavar="URL", help="a server, as https://HOST:PORT")
+    for name, what in (
+        ("ca", "CA of etcd's certificates"),
+        ("cert", "root's certificate"),
+        ("key", "its key"),
+    ):
+        users.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=what)
+    _dry_run(users)
 
 
 def _add_kernel(groups: Groups) -> None:

@@ -108,7 +108,7 @@ class Etcd:
 
     def _login(self, settings: Settings) -> None:
         password = (_read(settings.password_file) or b"").strip()
-        answer = self._ask(LOGIN_CALL, {"name": settings.username.encode(), "password": password})
+        answer = self.ask(LOGIN_CALL, {"name": settings.username.encode(), "password": password})
         self._token = (("token", answer["token"].decode("ascii", "replace")),)
 
     # --- calls ---
@@ -121,7 +121,8 @@ class Etcd:
             response_deserializer=lambda data: decode(method.answer, data),
         )
 
-    def _ask(self, method: Method, message: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, method: Method, message: dict[str, Any]) -> dict[str, Any]:
+        """One call; WardmeshError with the status where it fails."""
         try:
             found: dict[str, Any] = self._stub(method)(message, timeout=DEADLINE, metadata=self._token)
         except self._grpc.RpcError as error:
@@ -224,7 +225,7 @@ class Etcd:
 
     def get(self, key: str) -> Entry | None:
         """One key, by agreement of a majority."""
-        found = self._ask(RANGE_CALL, {"key": key.encode()})["kvs"]
+        found = self.ask(RANGE_CALL, {"key": key.encode()})["kvs"]
         return _entry(found[0]) if found else None
 
     # --- writing ---
@@ -232,11 +233,11 @@ class Etcd:
     def put(self, key: str, value: bytes) -> int:
         """Write under the lease; a new one where there is none."""
         if not self.lease:
-            answer = self._ask(GRANT_CALL, {"ttl": self._ttl})
+            answer = self.ask(GRANT_CALL, {"ttl": self._ttl})
             if answer["error"] or not answer["id"]:
                 raise unavailable(self.where, f"no lease: {answer['error'].decode(errors='replace')[:200]}")
             self.lease = answer["id"]
-        self._ask(PUT_CALL, {"key": key.encode(), "value": value, "lease": self.lease})
+        self.ask(PUT_CALL, {"key": key.encode(), "value": value, "lease": self.lease})
         return self.lease
 
     def renew(self) -> bool:

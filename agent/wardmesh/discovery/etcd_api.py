@@ -37,6 +37,18 @@ KEEP_ANSWER: Spec = {2: ("id", INT), 3: ("ttl", INT)}
 LOGIN: Spec = {1: ("name", BYTES), 2: ("password", BYTES)}
 LOGIN_ANSWER: Spec = {2: ("token", BYTES)}
 
+NAME: Spec = {1: ("name", BYTES)}
+PERMISSION: Spec = {1: ("kind", INT), 2: ("key", BYTES), 3: ("end", BYTES)}
+USERS: Spec = {1: ("header", HEADER), 2: ("names", [BYTES])}
+ROLE: Spec = {1: ("header", HEADER), 2: ("permissions", [PERMISSION])}
+USER_OPTIONS: Spec = {1: ("no_password", INT)}
+NEW_USER: Spec = {1: ("name", BYTES), 2: ("password", BYTES), 3: ("options", USER_OPTIONS)}
+USER_ROLE: Spec = {1: ("name", BYTES), 2: ("role", BYTES)}
+ROLE_GRANT: Spec = {1: ("name", BYTES), 2: ("permission", PERMISSION)}
+ROLE_REVOKE: Spec = {1: ("name", BYTES), 2: ("key", BYTES), 3: ("end", BYTES)}
+NOTHING: Spec = {}
+READ, READ_WRITE = 0, 2  # authpb.Permission.Type
+
 DELETED = 1  # mvccpb.Event.EventType
 
 
@@ -55,3 +67,15 @@ GRANT_CALL = Method("/etcdserverpb.Lease/LeaseGrant", GRANT, GRANT_ANSWER)
 KEEP_CALL = Method("/etcdserverpb.Lease/LeaseKeepAlive", KEEP, KEEP_ANSWER)
 WATCH_CALL = Method("/etcdserverpb.Watch/Watch", WATCH, WATCH_ANSWER)
 LOGIN_CALL = Method("/etcdserverpb.Auth/Authenticate", LOGIN, LOGIN_ANSWER)
+USER_LIST = Method("/etcdserverpb.Auth/UserList", NOTHING, USERS)
+USER_GET = Method("/etcdserverpb.Auth/UserGet", NAME, USERS)
+USER_ADD = Method("/etcdserverpb.Auth/UserAdd", NEW_USER, ANSWER)
+USER_DELETE = Method("/etcdserverpb.Auth/UserDelete", NAME, ANSWER)
+USER_GRANT = Method("/etcdserverpb.Auth/UserGrantRole", USER_ROLE, ANSWER)
+ROLE_LIST = Method("/etcdserverpb.Auth/RoleList", NOTHING, USERS)
+ROLE_GET = Method("/etcdserverpb.Auth/RoleGet", NAME, ROLE)
+ROLE_ADD = Method("/etcdserverpb.Auth/RoleAdd", NAME, ANSWER)
+ROLE_DELETE = Method("/etcdserverpb.Auth/RoleDelete", NAME, ANSWER)
+ROLE_ALLOW = Method("/etcdserverpb.Auth/RoleGrantPermission", ROLE_GRANT, ANSWER)
+ROLE_FORBID = Method("/etcdserverpb.Auth/RoleRevokePermission", ROLE_REVOKE, ANSWER)
+AUTH_ENABLE = Method("/etcdserverpb.Auth/AuthEnable", NOTHING, ANSWER)
