@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from certificates import Authority
+from tests.certificates import Authority
 
 from wardmesh.discovery.settings import Server, Settings
 

@@ -288,7 +288,7 @@ def test_a_host_writes_its_own_record_and_no_other(secured: Etcd) -> None:
 
 
 def test_without_a_certificate_of_the_ca_nobody_gets_in(secured: Etcd, tmp_path: Path) -> None:
-    from certificates import Authority
+    from tests.certificates import Authority
 
     other = Authority(tmp_path / "other")
     cert, key = other.issue("h1")

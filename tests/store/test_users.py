@@ -106,6 +106,12 @@ def test_rights_that_somebody_added_are_taken_back(etcd: Etcd, verb: Verb) -> No
     assert not may_write(etcd, "h1", node_key("c", "h2"))
 
 
+def test_a_member_that_only_the_store_is_to_know_gets_a_user(etcd: Etcd, verb: Verb) -> None:
+    assert verb((1,), "--also", "h7", "--also", "h1")["users"] == 2
+    assert may_write(etcd, "h7", node_key("c", "h7"))
+    assert not may_write(etcd, "h7", node_key("c", "h1"))
+
+
 def test_a_member_called_root_is_refused(etcd: Etcd, verb: Verb) -> None:
     assert "error" in verb((1,), name="root")
     assert etcd.ctl("user", "list") == ""

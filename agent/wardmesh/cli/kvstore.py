@@ -28,11 +28,12 @@ def users(args: argparse.Namespace) -> int:
     settings = read_settings(config.values)
     if settings is None:
         raise WardmeshError("which etcd?", where="--endpoint", remedy="name a server")
-    want = desired_rights(fleet.cluster.name, (member.name for member in fleet.members))
+    names = {*(member.name for member in fleet.members), *args.also}
+    want = desired_rights(fleet.cluster.name, names)
     etcd = Etcd(settings, settings.servers[0])
     try:
         changes = apply_rights(etcd, want, dry_run=args.dry_run)
     finally:
         etcd.close()
-    document = {"changed": bool(changes), "changes": changes, "users": len(fleet.members)}
+    document = {"changed": bool(changes), "changes": changes, "users": len(names)}
     return emit(args, document, "\n".join(changes) or "nothing to change")

@@ -197,6 +197,9 @@ def _add_store(groups: Groups) -> None:
         ("key", "its key"),
     ):
         users.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=what)
+    users.add_argument(
+        "--also", action="append", default=[], metavar="NAME", help="a member that no map has; may repeat"
+    )
     _dry_run(users)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A CA of the tests' own, with certificates for servers on loopback and for users."""
+"""A CA of the tests' own, with certificates for servers and users."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ class Authority:
         self.ca = folder / "ca.crt"
         self.ca.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def _build(self, subject: x509.Name, public: ec.EllipticCurvePublicKey, *, ca: bool) -> x509.Certificate:
+    def _build(
+        self,
+        subject: x509.Name,
+        public: ec.EllipticCurvePublicKey,
+        addresses: tuple[str, ...] = (),
+        *,
+        ca: bool,
+    ) -> x509.Certificate:
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -39,17 +46,18 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         )
         if not ca:
-            names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            names: list[x509.GeneralName] = [x509.DNSName("localhost")]
+            names += [x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", *addresses)]
             usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
             builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """Certificate and key of a name."""
+    def issue(self, name: str, *addresses: str) -> tuple[Path, Path]:
+        """Certificate and key of a name; for loopback, and these addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
         made = self._build(
-            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key.public_key(), ca=False
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key.public_key(), addresses, ca=False
         )
         paths = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
