@@ -12,8 +12,8 @@ from etcd_server import until
 from tests.unit.agent.discovery.samples import CLUSTER, member
 
 from wardmesh.discovery import follower
-from wardmesh.discovery.etcd import Etcd
 from wardmesh.discovery.follower import Follower
+from wardmesh.discovery.process import connect
 from wardmesh.discovery.roll import Roll
 from wardmesh.discovery.settings import Settings
 
@@ -30,7 +30,7 @@ class Agent:
             settings,
             self.own,
             self.roll,
-            lambda server, lease: Etcd(settings, server, lease),
+            connect(settings),
             lambda: self.labels,
             self._told,
         )

@@ -315,10 +315,10 @@ def test_a_user_with_a_password_gets_in_and_a_wrong_one_does_not(etcd: Etcd, tmp
     good, wrong = tmp_path / "good", tmp_path / "wrong"
     good.write_text("right\n")
     wrong.write_text("left\n")
-    agent = Agent(1, etcd.settings(username="h1", password_file=good)).start()
+    agent = Agent(1, etcd.settings(username="h1", secret_file=good)).start()
     agent.registered()
     agent.end()
-    settings = etcd.settings(username="h1", password_file=wrong)
+    settings = etcd.settings(username="h1", secret_file=wrong)
     with pytest.raises(WardmeshError) as caught:
         client.Etcd(settings, settings.servers[0])
     assert "left" not in str(caught.value)

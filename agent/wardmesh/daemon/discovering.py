@@ -22,6 +22,7 @@ import wardmesh
 from wardmesh.daemon.inputs import Inputs
 from wardmesh.daemon.log import LOG
 from wardmesh.discovery.process import Order
+from wardmesh.discovery.settings import configured
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 
@@ -36,12 +37,14 @@ Submit = Callable[[Callable[[], Any]], "Future[Any]"]
 def order_of(inputs: Inputs, paths: Paths) -> Order | None:
     """What the process has to do under these inputs; None: none is needed."""
     values = inputs.config.values
-    if not values["etcd.endpoints"] or inputs.rolled_out is None or inputs.mesh is None:
+    if not configured(values) or inputs.rolled_out is None or inputs.mesh is None:
         return None
     own = inputs.rolled_out.by_key(inputs.mesh.own.key)
     if own is None:
         return None
-    wanted = {name: value for name, value in values.items() if name.startswith(("etcd.", "discovery."))}
+    wanted = {
+        name: value for name, value in values.items() if name.startswith(("etcd.", "consul.", "discovery."))
+    }
     return Order(wanted, own, inputs.rolled_out.cluster, str(paths.root))
 
 

@@ -16,6 +16,7 @@ from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.figures import changed_at, log_counts
 from wardmesh.daemon.firewall_tables import engine_of
 from wardmesh.daemon.inputs import Inputs
+from wardmesh.discovery.settings import configured
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap
 from wardmesh.model.identity import HOST, identities, member_labels
@@ -133,7 +134,7 @@ class View:
     def _discovery(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """The store's part; nothing at all where none is configured."""
         inputs = self._engine.inputs
-        if not inputs.config.values["etcd.endpoints"]:
+        if not configured(inputs.config.values):
             return {}
         rows = [{"name": item.name, "why": item.why} for item in inputs.refused]
         base = {"connected": False, "server": "", "registered": False, "problem": "not started yet"}

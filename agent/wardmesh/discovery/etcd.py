@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from wardmesh.discovery.backend import Change, Entry, unavailable
@@ -28,7 +27,7 @@ from wardmesh.discovery.etcd_api import (
     Method,
 )
 from wardmesh.discovery.keys import prefix_end
-from wardmesh.discovery.settings import Server, Settings
+from wardmesh.discovery.settings import Server, Settings, read_secret
 from wardmesh.discovery.wire import decode, encode
 from wardmesh.model.errors import WardmeshError
 
@@ -49,20 +48,6 @@ def _grpc() -> Any:
             remedy="install python3-grpcio from the distribution; etcd needs it",
         ) from error
     return grpc
-
-
-def _read(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise WardmeshError(
-            "cannot read a file of the store's",
-            where=str(path),
-            why=error.strerror or str(error),
-            remedy="correct etcd.tls or etcd.passwordFile in the configuration",
-        ) from error
 
 
 class Etcd:
@@ -100,14 +85,14 @@ class Etcd:
         if settings.server_name:
             options.append(("grpc.ssl_target_name_override", settings.server_name))
         credentials = self._grpc.ssl_channel_credentials(
-            root_certificates=_read(settings.ca),
-            private_key=_read(settings.key),
-            certificate_chain=_read(settings.cert),
+            root_certificates=read_secret(settings.ca),
+            private_key=read_secret(settings.key),
+            certificate_chain=read_secret(settings.cert),
         )
         return self._grpc.secure_channel(server.target, credentials, options=options)
 
     def _login(self, settings: Settings) -> None:
-        password = (_read(settings.password_file) or b"").strip()
+        password = (read_secret(settings.secret_file) or b"").strip()
         answer = self.ask(LOGIN_CALL, {"name": settings.username.encode(), "password": password})
         self._token = (("token", answer["token"].decode("ascii", "replace")),)
 

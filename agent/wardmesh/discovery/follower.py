@@ -25,6 +25,7 @@ from wardmesh.model.fleetmap import Member
 
 STEP = 0.25  # seconds between two looks at the clock, the labels and the changes
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two rounds through the servers
+RENEWALS = 3  # of a lease in its time
 AGAIN = 5.0  # seconds until this host's record is tried again where the store did not take it
 _LONGEST_STEP = 5.0  # seconds that one tick may count: a host that slept was not connected
 _MOST_SKIPPED = 20  # records named in the state
@@ -140,7 +141,7 @@ class Follower:
         """Keep this host's record in the store, as it is to be."""
         now = time.monotonic()
         if now >= self._renew_at:
-            self._renew_at = now + self.settings.lease / 3
+            self._renew_at = now + self.settings.lease / RENEWALS
             if self._lease and not backend.renew():
                 self._lease, self._written = 0, b""
             elif not self._lease:

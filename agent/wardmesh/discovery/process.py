@@ -21,7 +21,7 @@ from wardmesh.discovery.document import read_discovered, write_discovered
 from wardmesh.discovery.follower import Follower
 from wardmesh.discovery.members import member_document
 from wardmesh.discovery.roll import Roll
-from wardmesh.discovery.settings import Server, Settings, read_settings
+from wardmesh.discovery.settings import CONSUL, Server, Settings, read_settings
 from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Cluster
@@ -98,6 +98,10 @@ def connect(settings: Settings) -> Callable[[Server, int], Backend]:
     """How to connect to a server; the library is loaded with the first one."""
 
     def open_one(server: Server, lease: int) -> Backend:
+        if settings.kind == CONSUL:
+            from wardmesh.discovery.consul import Consul
+
+            return Consul(settings, server, lease)
         from wardmesh.discovery.etcd import Etcd
 
         return Etcd(settings, server, lease)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which store, how to get in, what is taken from it: the keys etcd.* and discovery.* as typed values."""
+"""Which store, how to get in, what is taken from it: the keys of etcd, consul and discovery, typed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Network
 
-_PORT = 2379
+ETCD, CONSUL = "etcd", "consul"
+_PORTS = {ETCD: 2379, CONSUL: 8500}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_LEAST_LEASE, _MOST_LEASE = 5.0, 86400.0
+_LEAST_LEASE, _MOST_LEASE = {ETCD: 5.0, CONSUL: 10.0}, 86400.0  # Consul takes no shorter one
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Server:
 
 @dataclass(frozen=True)
 class Settings:
-    """lease, grace in seconds. ca, cert, key, password_file: paths, None where there is none."""
+    """lease, grace in seconds. ca, cert, key, secret_file: paths, None where there is none; the secret is a
+    password of etcd or a token of Consul."""
 
     servers: tuple[Server, ...]
     ca: Path | None = None
@@ -43,54 +45,75 @@ class Settings:
     key: Path | None = None
     server_name: str = ""
     username: str = ""
-    password_file: Path | None = None
+    secret_file: Path | None = None
     lease: float = 60.0
     grace: float = 3600.0
     networks: tuple[Network, ...] = ()
+    kind: str = ETCD
+
+
+def configured(values: Mapping[str, Any]) -> bool:
+    """Is there a store?"""
+    return bool(values["etcd.endpoints"] or values["consul.address"])
 
 
 def read_settings(values: Mapping[str, Any]) -> Settings | None:
     """From the values of config.yaml; None where no store is configured. WardmeshError names the key."""
-    if not values["etcd.endpoints"]:
+    if not configured(values):
         return None
-    servers = tuple(_server(text) for text in values["etcd.endpoints"])
+    if values["etcd.endpoints"] and values["consul.address"]:
+        raise _wrong("consul.address", "there is an etcd already; one store is enough")
+    kind = ETCD if values["etcd.endpoints"] else CONSUL
+    where = "etcd.endpoints" if kind == ETCD else "consul.address"
+    addresses = values[where] if kind == ETCD else [values[where]]
+    servers = tuple(_server(text, where, _PORTS[kind]) for text in addresses)
     if len({server.tls for server in servers}) > 1:
-        raise _wrong("etcd.endpoints", "some with TLS and some without")
-    files = {name: _path(values, f"etcd.tls.{name}") for name in ("ca", "cert", "key")}
+        raise _wrong(where, "some with TLS and some without")
+    files = {name: _path(values, f"{kind}.tls.{name}") for name in ("ca", "cert", "key")}
     if (files["cert"] is None) != (files["key"] is None):
-        raise _wrong("etcd.tls", "cert and key go together")
+        raise _wrong(f"{kind}.tls", "cert and key go together")
     if not servers[0].tls and any(files.values()):
-        raise _wrong("etcd.endpoints", "certificates are given, but the addresses do not begin with https://")
-    password = _path(values, "etcd.passwordFile")
-    if bool(values["etcd.username"]) != (password is not None):
-        raise _wrong("etcd.username", "username and passwordFile go together")
-    lease = seconds(values["etcd.lease"])
-    if not _LEAST_LEASE <= lease <= _MOST_LEASE:
-        raise _wrong("etcd.lease", f"outside of {_LEAST_LEASE:.0f}s..24h")
+        raise _wrong(where, "certificates are given, but the addresses do not begin with https://")
     return Settings(
         servers,
         files["ca"],
         files["cert"],
         files["key"],
-        values["etcd.tls.serverName"] or "",
-        values["etcd.username"] or "",
-        password,
-        lease,
-        seconds(values["discovery.grace"]),
-        tuple(_network(text) for text in values["discovery.networks"]),
+        values[f"{kind}.tls.serverName"] or "",
+        *_user(values, kind),
+        lease=_lease(values, kind),
+        grace=seconds(values["discovery.grace"]),
+        networks=tuple(_network(text) for text in values["discovery.networks"]),
+        kind=kind,
     )
 
 
-def _server(text: str) -> Server:
+def _user(values: Mapping[str, Any], kind: str) -> tuple[str, Path | None]:
+    if kind == CONSUL:
+        return "", _path(values, "consul.tokenFile")
+    secret = _path(values, "etcd.passwordFile")
+    if bool(values["etcd.username"]) != (secret is not None):
+        raise _wrong("etcd.username", "username and passwordFile go together")
+    return values["etcd.username"] or "", secret
+
+
+def _lease(values: Mapping[str, Any], kind: str) -> float:
+    lease, least = seconds(values[f"{kind}.lease"]), _LEAST_LEASE[kind]
+    if not least <= lease <= _MOST_LEASE:
+        raise _wrong(f"{kind}.lease", f"outside of {least:.0f}s..24h")
+    return lease
+
+
+def _server(text: str, where: str, port: int) -> Server:
     if "@" in text:
-        raise _wrong("etcd.endpoints", "an address holds a user; use etcd.username and etcd.passwordFile")
+        raise _wrong(where, "an address holds a user; name a file with the secret instead")
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
-        host, port = parts.hostname, parts.port or _PORT
+        host, port = parts.hostname, parts.port or port
     except ValueError as error:
-        raise _wrong("etcd.endpoints", f"{text!r}: {error}") from error
+        raise _wrong(where, f"{text!r}: {error}") from error
     if parts.scheme not in ("http", "https") or not host or parts.path not in ("", "/") or parts.query:
-        raise _wrong("etcd.endpoints", f"{text!r} is not http(s)://HOST:PORT")
+        raise _wrong(where, f"{text!r} is not http(s)://HOST:PORT")
     return Server(host, port, parts.scheme == "https")
 
 
@@ -101,6 +124,21 @@ def _path(values: Mapping[str, Any], name: str) -> Path | None:
     if not text.startswith("/"):
         raise _wrong(name, f"{text!r} is no absolute path")
     return Path(text)
+
+
+def read_secret(path: Path | None) -> bytes | None:
+    """The content of a certificate, key or secret; WardmeshError names the file."""
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WardmeshError(
+            "cannot read a file of the store's",
+            where=str(path),
+            why=error.strerror or str(error),
+            remedy="correct its path in the configuration",
+        ) from error
 
 
 def _network(text: str) -> Network:

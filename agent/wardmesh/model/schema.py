@@ -198,7 +198,21 @@ KEYS: tuple[Key, ...] = (
         True,
         "For so long the addresses of a member that is gone stay sealed, where they were.",
     ),
-    Key("consul.address", STR, None, False, "Address of Consul."),
+    Key("consul.address", STR, None, True, "A Consul as the store, as https://HOST:PORT, instead of etcd."),
+    Key("consul.tls.ca", STR, None, True, "File of the CA that signed Consul's certificate."),
+    Key("consul.tls.cert", STR, None, True, "File of this host's certificate."),
+    Key("consul.tls.key", STR, None, True, "File of the certificate's private key."),
+    Key(
+        "consul.tls.serverName", STR, None, True, "Name in Consul's certificate, where it is not the host's."
+    ),
+    Key("consul.tokenFile", STR, None, True, "File of the ACL token."),
+    Key(
+        "consul.lease",
+        DURATION,
+        "60s",
+        True,
+        "TTL of this host's session; 10s to 24h. Ends after up to twice that.",
+    ),
     Key("clustermesh.config.enabled", BOOL, False, False, "Connect several clusters."),
     Key("clustermesh.config.clusters", DOCS, [], False, "The other clusters."),
     Key("monitor.sampling", INT, None, True, "Tell of one in so many flows; drops are always told.", (), 1),

@@ -267,7 +267,9 @@ def test_the_order_of_the_process_goes_through_its_pipe(host):
     engine = host.start()
     order = order_of(engine.inputs, host.paths)
     assert read_order(order.line()) == order
-    assert set(order.values) and all(name.startswith(("etcd.", "discovery.")) for name in order.values)
+    assert set(order.values) and all(
+        name.startswith(("etcd.", "consul.", "discovery.")) for name in order.values
+    )
 
 
 @pytest.mark.parametrize(
