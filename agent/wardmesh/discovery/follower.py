@@ -28,6 +28,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two rounds through the
 RENEWALS = 3  # of a lease in its time
 AGAIN = 5.0  # seconds until this host's record is tried again where the store did not take it
 _LONGEST_STEP = 5.0  # seconds that one tick may count: a host that slept was not connected
+_SHARE, _LONGEST_REST = 4.0, 1.0  # under a storm of changes, rest so many times as long as telling takes
 _MOST_SKIPPED = 20  # records named in the state
 Connect = Callable[[Server, int], Backend]
 
@@ -75,6 +76,7 @@ class Follower:
     _written: bytes = b""
     _renew_at: float = 0.0
     _try_at: float = 0.0
+    _tell_at: float = 0.0
     _said: dict[str, Any] = field(default_factory=dict)
 
     def stop(self) -> None:
@@ -176,8 +178,15 @@ class Follower:
             )
 
     def _tell(self) -> None:
-        changed, self.roll.changed = self.roll.changed, False
+        begun = time.monotonic()
+        changed = self.roll.changed and begun >= self._tell_at
         said = self.state.document(self.roll)
-        if changed or said != self._said:
-            self._said = said
-            self.told(changed)
+        if not changed and said == self._said:
+            return
+        self._said = said
+        if changed:
+            self.roll.changed = False
+        self.told(changed)
+        if changed:
+            end = time.monotonic()
+            self._tell_at = end + min(_SHARE * (end - begun), _LONGEST_REST)

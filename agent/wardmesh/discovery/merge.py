@@ -39,17 +39,22 @@ class Owners:
         self._names: dict[tuple[str, str], str] = {}
         self._spans: list[Span] = []
 
-    def conflict(self, member: Member) -> str:
-        """Why a member cannot stand beside the others; "" where it can."""
-        for kind, value in _words(member):
+    def claim(self, member: Member) -> str:
+        """Take in a member; where it conflicts with another one, say why, and take nothing in."""
+        words, spans = _words(member), _spans(member)
+        for kind, value in words:
             owner = self._names.get((kind, value))
             if owner is not None and owner != member.name:
                 return f"{kind} {value} belongs to {owner}"
-        for span in _spans(member):
+        for span in spans:
             owner = self._overlap(span)
             if owner:
-                first = ipaddress.ip_address(span[1]) if span[0] == 4 else ipaddress.IPv6Address(span[1])
+                first = ipaddress.IPv4Address(span[1]) if span[0] == 4 else ipaddress.IPv6Address(span[1])
                 return f"address {first} belongs to {owner}"
+        for word in words:
+            self._names[word] = member.name
+        for span in spans:
+            insort(self._spans, span)
         return ""
 
     def _overlap(self, span: Span) -> str:
@@ -64,19 +69,14 @@ class Owners:
             place += 1
         return ""
 
-    def add(self, member: Member) -> None:
-        """Take in a member that conflicts with nobody."""
-        for word in _words(member):
-            self._names[word] = member.name
-        for span in _spans(member):
-            insort(self._spans, span)
-
 
 def _words(member: Member) -> list[tuple[str, str]]:
     return [("name", member.name), ("key", member.key), ("endpoint", str(member.endpoint))]
 
 
 def _spans(member: Member) -> list[Span]:
+    if not member.allowed_ips:
+        return [(item.version, int(item), int(item), member.name) for item in member.addresses]
     found: list[Span] = []
     for version in (4, 6):
         nets = [network for network in member.networks() if network.version == version]
@@ -102,7 +102,7 @@ def merge(
     owners = Owners()
     members = {member.name: member for member in fleet.members}
     for member in fleet.members:
-        owners.add(member)
+        owners.claim(member)
     refused: list[Refused] = []
     for claim in in_order(found.claims.values()):
         name = claim.member.name
@@ -112,15 +112,13 @@ def merge(
         if why:
             refused.append(Refused(name, why))
         elif name not in members:
-            owners.add(claim.member)
             members[name] = claim.member
         else:
             members[name] = with_labels(members[name], {**claim.member.labels, **members[name].labels})
     departed = []
     for claim in in_order(item.claim for item in found.departed.values()):
         member = claim.member
-        if member.name not in members and not owners.conflict(member):
-            owners.add(member)
+        if member.name not in members and not owners.claim(member):
             departed.append(member)
     if keep_departed:
         members.update({member.name: member for member in departed})
@@ -151,13 +149,13 @@ def _declared(held: Member, claimed: Member) -> str:
 
 
 def _new(member: Member, owners: Owners, allowed: Sequence[Network]) -> str:
-    """May a member that only the store knows join?"""
-    for network in member.networks():
-        if allowed and not any(_inside(network, outer) for outer in allowed):
+    """Let a member join that only the store knows, or say why not."""
+    for network in member.networks() if allowed else ():
+        if not any(_inside(network, outer) for outer in allowed):
             return f"{network} is outside of discovery.networks"
     if member.allowed_ips and not allowed:
         return "subnets behind a member of the store need discovery.networks"
-    return owners.conflict(member)
+    return owners.claim(member)
 
 
 def _inside(network: Network, outer: Network) -> bool:

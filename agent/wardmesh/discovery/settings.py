@@ -106,7 +106,7 @@ def _lease(values: Mapping[str, Any], kind: str) -> float:
 
 def _server(text: str, where: str, port: int) -> Server:
     if "@" in text:
-        raise _wrong(where, "an address holds a user; name a file with the secret instead")
+        raise _wrong(where, "an address holds a user; give a name and a file instead")
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname, parts.port or port
