@@ -85,6 +85,7 @@ def load_inputs(
     """
     config_bytes = read_bytes(config) or b""
     parsed = parse_config(_decode(config_bytes, config), str(config))
+    read_settings(parsed.values)
     files = read_policies(policies)
     held = parse_policies(files, str(policies))
     fleet_bytes = read_bytes(fleet)

@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ def connect(settings: Settings) -> Callable[[Server, int], Backend]:
 
 def main() -> None:
     """Follow until stdin ends."""
-    os.nice(_NICE)
+    with suppress(OSError):  # a sandbox may forbid it
+        os.nice(_NICE)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     order = read_order(sys.stdin.readline())
     settings = read_settings(order.values)

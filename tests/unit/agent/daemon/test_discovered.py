@@ -10,6 +10,7 @@ import pytest
 from tests.loading import load
 
 from wardmesh.cli.fleet import fleet_in_force
+from wardmesh.cli.main import main
 from wardmesh.daemon.discovering import order_of
 from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.inputs import load_or_last_good
@@ -285,6 +286,9 @@ def test_the_order_of_the_process_goes_through_its_pipe(host):
         "endpoints: ['https://a'], username: me",
         "endpoints: ['https://a'], lease: 1s",
         "endpoints: ['https://a:99999']",
+        "endpoints: ['https://a']}\nconsul: {address: 'https://b'",
+        "}\nconsul: {address: 'https://b', lease: 5s",
+        "}\nconsul: {address: 'https://b', tokenFile: token",
     ],
 )
 def test_a_wrong_store_is_refused_with_its_key_and_without_its_secret(host, etcd):
@@ -292,5 +296,6 @@ def test_a_wrong_store_is_refused_with_its_key_and_without_its_secret(host, etcd
     host.paths.config.write_text(f"cluster: {{name: test, id: 1}}\netcd: {{{etcd}}}\n")
     _inputs, error = load_or_last_good(host.paths)
     assert error is not None
-    assert error.where.startswith("etcd.")
+    assert error.where.startswith(("etcd.", "consul."))
     assert "secret" not in str(error)
+    assert main(["config", "validate", str(host.paths.config)]) != 0
