@@ -45,6 +45,11 @@ options:
     type: list
     elements: str
     default: []
+  publishers:
+    description: Members that run the store; they may write what other clusters read, too.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -81,6 +86,7 @@ def main():
             "key": {"type": "path", "required": True, "no_log": False},
             "map": {"type": "path", "default": "/etc/wardmesh/fleet.json"},
             "also": {"type": "list", "elements": "str", "default": []},
+            "publishers": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -89,6 +95,8 @@ def main():
         words += ["--" + name, module.params[name]]
     for name in module.params["also"]:
         words += ["--also", name]
+    for name in module.params["publishers"]:
+        words += ["--publisher", name]
     answer = _agent.call(module, words + (["--dry-run"] if module.check_mode else []))
     after = "".join(line + "\n" for line in answer["changes"])
     module.exit_json(diff={"before": "", "after": after} if answer["changed"] else {}, **answer)

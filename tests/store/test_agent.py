@@ -128,6 +128,13 @@ def test_a_record_that_claims_anothers_address_or_key_is_refused(host: Host, etc
         thief.end()
 
 
+def test_a_host_that_runs_the_store_writes_what_other_clusters_read(host: Host, etcd: Etcd) -> None:
+    until(lambda: host.discovering.state.get("publishing"), f"it publishes: {host.discovering.state}")
+    wanted = {"cilium/state/ip/v1/default/10.0.0.1", "cilium/state/ip/v1/default/10.0.0.2"}
+    wanted |= {"cilium/cluster-config/c", "cilium/.heartbeat", "cilium/state/nodes/v1/c/h1"}
+    until(lambda: wanted <= set(etcd.keys()), f"all is there: {etcd.keys()}")
+
+
 def test_a_process_that_is_killed_is_started_again_and_loses_nobody(host: Host, etcd: Etcd) -> None:
     other = Agent(3, etcd.settings()).start()
     host.has("h2", "h3")

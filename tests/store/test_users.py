@@ -112,6 +112,21 @@ def test_a_member_that_only_the_store_is_to_know_gets_a_user(etcd: Etcd, verb: V
     assert not may_write(etcd, "h7", node_key("c", "h1"))
 
 
+def test_a_host_that_runs_the_store_may_publish_and_others_may_not(etcd: Etcd, verb: Verb) -> None:
+    verb((1, 2), "--publisher", "h1")
+    keys = [
+        "cilium/state/identities/v1/id/1",
+        "cilium/state/ip/v1/default/10.0.0.1",
+        "cilium/cluster-config/c",
+    ]
+    keys += ["cilium/synced/c/x", "cilium/.heartbeat", "wardmesh/v1/c/publisher"]
+    for key in keys:
+        assert may_write(etcd, "h1", key)
+        assert not may_write(etcd, "h2", key)
+    for key in (node_key("c", "h2"), "cilium/cluster-config/other", "cilium/synced/other/x"):
+        assert not may_write(etcd, "h1", key)
+
+
 def test_a_member_called_root_is_refused(etcd: Etcd, verb: Verb) -> None:
     assert "error" in verb((1,), name="root")
     assert etcd.ctl("user", "list") == ""

@@ -29,7 +29,7 @@ def users(args: argparse.Namespace) -> int:
     if settings is None:
         raise WardmeshError("which etcd?", where="--endpoint", remedy="name a server")
     names = {*(member.name for member in fleet.members), *args.also}
-    want = desired_rights(fleet.cluster.name, names)
+    want = desired_rights(fleet.cluster.name, names, args.publisher)
     etcd = Etcd(settings, settings.servers[0])
     try:
         changes = apply_rights(etcd, want, dry_run=args.dry_run)

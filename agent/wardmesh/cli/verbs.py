@@ -200,6 +200,8 @@ def _add_store(groups: Groups) -> None:
     users.add_argument(
         "--also", action="append", default=[], metavar="NAME", help="a member that no map has; may repeat"
     )
+    text = "a member that runs the store, and writes what other clusters read; may repeat"
+    users.add_argument("--publisher", action="append", default=[], metavar="NAME", help=text)
     _dry_run(users)
 
 

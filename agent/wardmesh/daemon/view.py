@@ -69,7 +69,9 @@ def store_warnings(store: Mapping[str, Any]) -> list[str]:
     """What an operator should know of the store. No problem of the agent: the last members stay."""
     if not store:
         return []
-    found = [f"discovery: {store[name]}" for name in ("problem", "registration") if store.get(name)]
+    found = [
+        f"discovery: {store[name]}" for name in ("problem", "registration", "publication") if store.get(name)
+    ]
     found += [f"discovery: record of {row['name']} refused: {row['why']}" for row in store["refusedRecords"]]
     return found + [
         f"discovery: {row['key']} skipped: {row['why']}" for row in store.get("skippedRecords", [])

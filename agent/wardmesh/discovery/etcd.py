@@ -17,12 +17,14 @@ from typing import Any
 
 from wardmesh.discovery.backend import Change, Entry, unavailable
 from wardmesh.discovery.etcd_api import (
+    DELETE_CALL,
     DELETED,
     GRANT_CALL,
     KEEP_CALL,
     LOGIN_CALL,
     PUT_CALL,
     RANGE_CALL,
+    TXN_CALL,
     WATCH_CALL,
     Method,
 )
@@ -129,6 +131,12 @@ class Etcd:
 
     def snapshot(self, prefix: str) -> list[Entry]:
         """Every key below a prefix; starts the watch behind it."""
+        entries, revision = self.listing(prefix)
+        self._follow(prefix, revision + 1)
+        return entries
+
+    def listing(self, prefix: str) -> tuple[list[Entry], int]:
+        """Every key below a prefix, and the revision that they are of."""
         key, end, size = prefix.encode(), prefix_end(prefix), PAGE
         entries: list[Entry] = []
         revision = 0
@@ -145,10 +153,8 @@ class Etcd:
             revision = revision or page["header"]["revision"]
             entries += [_entry(item) for item in page["kvs"]]
             if not page["more"] or not page["kvs"]:
-                break
+                return entries, revision
             key = page["kvs"][-1]["key"] + b"\0"
-        self._follow(prefix, revision + 1)
-        return entries
 
     def _follow(self, prefix: str, start: int) -> None:
         create = {"key": prefix.encode(), "end": prefix_end(prefix), "start": start, "fragment": 1}
@@ -217,13 +223,33 @@ class Etcd:
 
     def put(self, key: str, value: bytes) -> int:
         """Write under the lease; a new one where there is none."""
+        lease = self._granted()
+        self.ask(PUT_CALL, {"key": key.encode(), "value": value, "lease": lease})
+        return lease
+
+    def _granted(self) -> int:
         if not self.lease:
             answer = self.ask(GRANT_CALL, {"ttl": self._ttl})
             if answer["error"] or not answer["id"]:
                 raise unavailable(self.where, f"no lease: {answer['error'].decode(errors='replace')[:200]}")
             self.lease = answer["id"]
-        self.ask(PUT_CALL, {"key": key.encode(), "value": value, "lease": self.lease})
         return self.lease
+
+    def keep(self, key: str, value: bytes) -> None:
+        """Write without a lease."""
+        self.ask(PUT_CALL, {"key": key.encode(), "value": value})
+
+    def remove(self, key: str) -> None:
+        """Delete one key."""
+        self.ask(DELETE_CALL, {"key": key.encode()})
+
+    def claim(self, key: str, value: bytes) -> bool:
+        """Write a key under the lease if nobody has it (version 0); did it work?"""
+        question = {
+            "compare": [{"key": key.encode()}],
+            "success": [{"put": {"key": key.encode(), "value": value, "lease": self._granted()}}],
+        }
+        return bool(self.ask(TXN_CALL, question)["succeeded"])
 
     def renew(self) -> bool:
         """One keep-alive. False: the lease is gone, and forgotten here."""

@@ -19,6 +19,11 @@ RANGE: Spec = {1: ("key", BYTES), 2: ("end", BYTES), 3: ("limit", INT), 4: ("rev
 RANGE_ANSWER: Spec = {1: ("header", HEADER), 2: ("kvs", [KEY_VALUE]), 3: ("more", INT)}
 PUT: Spec = {1: ("key", BYTES), 2: ("value", BYTES), 3: ("lease", INT)}
 ANSWER: Spec = {1: ("header", HEADER)}
+DELETE: Spec = {1: ("key", BYTES), 2: ("end", BYTES)}
+COMPARE: Spec = {1: ("result", INT), 2: ("target", INT), 3: ("key", BYTES), 4: ("version", INT)}
+OPERATION: Spec = {2: ("put", PUT)}
+TXN: Spec = {1: ("compare", [COMPARE]), 2: ("success", [OPERATION])}
+TXN_ANSWER: Spec = {1: ("header", HEADER), 2: ("succeeded", INT)}
 WATCH_CREATE: Spec = {1: ("key", BYTES), 2: ("end", BYTES), 3: ("start", INT), 8: ("fragment", INT)}
 WATCH: Spec = {1: ("create", WATCH_CREATE)}
 EVENT: Spec = {1: ("type", INT), 2: ("kv", KEY_VALUE)}
@@ -63,6 +68,8 @@ class Method:
 
 RANGE_CALL = Method("/etcdserverpb.KV/Range", RANGE, RANGE_ANSWER)
 PUT_CALL = Method("/etcdserverpb.KV/Put", PUT, ANSWER)
+DELETE_CALL = Method("/etcdserverpb.KV/DeleteRange", DELETE, ANSWER)
+TXN_CALL = Method("/etcdserverpb.KV/Txn", TXN, TXN_ANSWER)
 GRANT_CALL = Method("/etcdserverpb.Lease/LeaseGrant", GRANT, GRANT_ANSWER)
 KEEP_CALL = Method("/etcdserverpb.Lease/LeaseKeepAlive", KEEP, KEEP_ANSWER)
 WATCH_CALL = Method("/etcdserverpb.Watch/Watch", WATCH, WATCH_ANSWER)

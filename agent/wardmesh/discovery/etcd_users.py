@@ -14,7 +14,17 @@ from typing import Any
 
 from wardmesh.discovery import etcd_api as api
 from wardmesh.discovery.etcd import Etcd
-from wardmesh.discovery.keys import node_key, nodes_prefix, prefix_end
+from wardmesh.discovery.keys import (
+    ADDRESSES,
+    HEARTBEAT,
+    IDENTITIES,
+    cluster_key,
+    node_key,
+    nodes_prefix,
+    prefix_end,
+    publisher_key,
+    synced_prefix,
+)
 from wardmesh.model.errors import WardmeshError
 
 ROOT = "root"
@@ -29,8 +39,11 @@ class Rights:
     users: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
-def desired_rights(cluster: str, names: Iterable[str]) -> Rights:
-    """Each member reads the members of its cluster and writes its own record."""
+def desired_rights(cluster: str, names: Iterable[str], publishers: Iterable[str] = ()) -> Rights:
+    """Each member reads the members of its cluster and writes its own record.
+
+    publishers: members that run the store, and write what other clusters read (publisher.py).
+    """
     prefix = nodes_prefix(cluster)
     everybody = (api.READ, prefix.encode(), prefix_end(prefix))
     members = sorted(set(names))
@@ -38,13 +51,26 @@ def desired_rights(cluster: str, names: Iterable[str]) -> Rights:
         raise WardmeshError(
             "no member can have root's name", where=ROOT, why="it would have every right", remedy="rename it"
         )
+    extra = {name: _publishing(cluster) for name in publishers}
     return Rights(
         {
-            _OURS + name: frozenset({everybody, (api.READ_WRITE, node_key(cluster, name).encode(), b"")})
+            _OURS + name: frozenset({everybody, _one(node_key(cluster, name)), *extra.get(name, ())})
             for name in members
         },
         {name: frozenset({_OURS + name}) for name in members},
     )
+
+
+def _one(key: str) -> tuple[int, bytes, bytes]:
+    return (api.READ_WRITE, key.encode(), b"")
+
+
+def _publishing(cluster: str) -> list[tuple[int, bytes, bytes]]:
+    prefixes = (IDENTITIES, ADDRESSES, synced_prefix(cluster))
+    return [
+        *((api.READ_WRITE, prefix.encode(), prefix_end(prefix)) for prefix in prefixes),
+        *(_one(key) for key in (cluster_key(cluster), publisher_key(cluster), HEARTBEAT)),
+    ]
 
 
 def load_rights(etcd: Etcd) -> Rights:

@@ -35,13 +35,15 @@ Connect = Callable[[Server, int], Backend]
 
 @dataclass
 class State:
-    """What there is to say about the connection. problem, registration: "" where nothing is wrong."""
+    """What there is to say about the connection. problem, registration, publication: "" is fine."""
 
     connected: bool = False
     server: str = ""
     registered: bool = False
     problem: str = "not connected yet"
     registration: str = ""
+    publishing: bool = False
+    publication: str = ""
 
     def document(self, roll: Roll) -> dict[str, Any]:
         """For status and logs."""
@@ -52,6 +54,8 @@ class State:
             "registered": self.registered,
             "problem": self.problem,
             "registration": self.registration,
+            "publishing": self.publishing,
+            "publication": self.publication,
             "records": len(roll.claims),
             "departed": sorted(roll.departed)[:_MOST_SKIPPED],
             "skipped": len(roll.skipped),
@@ -62,7 +66,7 @@ class State:
 @dataclass
 class Follower:
     """One host's part in the store. labels: read anew at every step; told: after every change, True where
-    the roll is another one."""
+    the roll is another one. publish: what else this host writes; True where it is the one that does."""
 
     settings: Settings
     own: Member
@@ -70,6 +74,7 @@ class Follower:
     connect: Connect
     labels: Callable[[], Mapping[str, str]]
     told: Callable[[bool], None]
+    publish: Callable[[Backend], bool] | None = None
     state: State = field(default_factory=State)
     _stop: threading.Event = field(default_factory=threading.Event)
     _lease: int = 0
@@ -77,6 +82,7 @@ class Follower:
     _renew_at: float = 0.0
     _try_at: float = 0.0
     _tell_at: float = 0.0
+    _publish_at: float = 0.0
     _said: dict[str, Any] = field(default_factory=dict)
 
     def stop(self) -> None:
@@ -120,6 +126,7 @@ class Follower:
         last = time.monotonic()
         while not self._stop.is_set():
             self._register(backend)
+            self._publish(backend)
             self._tell()
             for change in backend.changes(STEP):
                 self._take(change)
@@ -160,6 +167,16 @@ class Follower:
             return
         self._written = value
         self.state.registered, self.state.registration = True, ""
+
+    def _publish(self, backend: Backend) -> None:
+        now = time.monotonic()
+        if self.publish is None or not self.state.registered or now < self._publish_at:
+            return
+        try:
+            self.state.publishing, self.state.publication = self.publish(backend), ""
+        except WardmeshError as error:
+            self.state.publishing, self.state.publication = False, str(error)
+            self._publish_at = now + AGAIN
 
     def _check_free(self, entry: Entry | None) -> None:
         """Another host with this name would be overwritten, and would write over us."""

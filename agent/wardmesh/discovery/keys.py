@@ -5,6 +5,10 @@ from __future__ import annotations
 
 BASE = "cilium/state"
 HEARTBEAT = "cilium/.heartbeat"
+IDENTITIES = f"{BASE}/identities/v1/id/"
+ADDRESSES = f"{BASE}/ip/v1/default/"
+# What another cluster waits for before it reads: one sign for each kind of record.
+CANARIES = tuple(f"{BASE}/{kind}/v1" for kind in ("nodes", "services", "identities", "ip"))
 
 
 def nodes_prefix(cluster: str) -> str:
@@ -19,17 +23,27 @@ def node_key(cluster: str, name: str) -> str:
 
 def identity_key(number: int) -> str:
     """A label set by its number."""
-    return f"{BASE}/identities/v1/id/{number}"
+    return f"{IDENTITIES}{number}"
 
 
 def ip_key(text: str) -> str:
     """The identity of an address, or of a prefix written with its length."""
-    return f"{BASE}/ip/v1/default/{text}"
+    return ADDRESSES + text
 
 
 def cluster_key(cluster: str) -> str:
     """The configuration that other clusters read first."""
     return f"cilium/cluster-config/{cluster}"
+
+
+def synced_prefix(cluster: str) -> str:
+    """The signs that a cluster's records are complete."""
+    return f"cilium/synced/{cluster}/"
+
+
+def publisher_key(cluster: str) -> str:
+    """Which host publishes for the cluster; a key of our own."""
+    return f"wardmesh/v1/{cluster}/publisher"
 
 
 def prefix_end(prefix: str) -> bytes:

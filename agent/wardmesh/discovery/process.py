@@ -22,12 +22,12 @@ from wardmesh.discovery.document import read_discovered, write_discovered
 from wardmesh.discovery.follower import Follower
 from wardmesh.discovery.members import member_document
 from wardmesh.discovery.roll import Roll
-from wardmesh.discovery.settings import CONSUL, Server, Settings, read_settings
+from wardmesh.discovery.settings import CONSUL, Server, Settings, read_settings, serves_here
 from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Cluster
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import Member, parse_member
+from wardmesh.model.fleetmap import FleetMap, Member, parse_fleet_map, parse_member
 from wardmesh.model.labels import read_labels
 
 _NICE = 5  # the agent's own work comes first
@@ -110,6 +110,41 @@ def connect(settings: Settings) -> Callable[[Server, int], Backend]:
     return open_one
 
 
+def publishing(order: Order, settings: Settings, paths: Paths) -> Callable[[Backend], bool] | None:
+    """What a host that runs the fleet's etcd does beside its own record; None on others."""
+    addresses = frozenset(map(str, order.own.addresses))
+    if settings.kind == CONSUL or not serves_here(settings, addresses):
+        return None
+    from wardmesh.discovery.etcd import Etcd
+    from wardmesh.discovery.publisher import Publisher
+
+    publisher = Publisher(order.cluster, order.own.name, settings.lease, fleet_of(paths))
+
+    def publish(backend: Backend) -> bool:
+        return isinstance(backend, Etcd) and publisher.step(backend)
+
+    return publish
+
+
+def fleet_of(paths: Paths) -> Callable[[], FleetMap | None]:
+    """The map in force, read again when its file is another one. The agent writes it; None until then."""
+    held: dict[str, Any] = {"stamp": None, "fleet": None}
+
+    def read() -> FleetMap | None:
+        try:
+            found = paths.shared_fleet.stat()
+            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if stamp != held["stamp"]:
+                held["fleet"] = parse_fleet_map(paths.shared_fleet.read_bytes(), str(paths.shared_fleet))
+                held["stamp"] = stamp
+        except (OSError, WardmeshError):
+            pass  # it is just being replaced, or not there yet: what was read stays
+        fleet: FleetMap | None = held["fleet"]
+        return fleet
+
+    return read
+
+
 def main() -> None:
     """Follow until stdin ends."""
     with suppress(OSError):  # a sandbox may forbid it
@@ -130,8 +165,9 @@ def main() -> None:
         sys.stdout.write(json.dumps(document) + "\n")
         sys.stdout.flush()
 
+    publish = publishing(order, settings, paths)
     labels = labels_of(paths.labels, order.own)
-    follower = Follower(settings, order.own, roll, connect(settings), labels, told)
+    follower = Follower(settings, order.own, roll, connect(settings), labels, told, publish)
     threading.Thread(target=_until_the_end, args=(follower.stop,), daemon=True).start()
     follower.run()
 
