@@ -16,7 +16,7 @@ from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.figures import changed_at, log_counts
 from wardmesh.daemon.firewall_tables import engine_of
 from wardmesh.daemon.inputs import Inputs
-from wardmesh.discovery.settings import configured
+from wardmesh.discovery.settings import read_settings
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap
 from wardmesh.model.identity import HOST, identities, member_labels
@@ -72,6 +72,8 @@ def store_warnings(store: Mapping[str, Any]) -> list[str]:
     found = [
         f"discovery: {store[name]}" for name in ("problem", "registration", "publication") if store.get(name)
     ]
+    if not store["tls"]:
+        found.append("discovery: the store is reached without TLS; whoever is on the way can make members")
     found += [f"discovery: record of {row['name']} refused: {row['why']}" for row in store["refusedRecords"]]
     return found + [
         f"discovery: {row['key']} skipped: {row['why']}" for row in store.get("skippedRecords", [])
@@ -136,11 +138,13 @@ class View:
     def _discovery(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """The store's part; nothing at all where none is configured."""
         inputs = self._engine.inputs
-        if not configured(inputs.config.values):
+        settings = read_settings(inputs.config.values)
+        if settings is None:
             return {}
         rows = [{"name": item.name, "why": item.why} for item in inputs.refused]
         base = {"connected": False, "server": "", "registered": False, "problem": "not started yet"}
-        return {**base, **said, "refused": len(rows), "refusedRecords": rows[:_MOST_REFUSED]}
+        tls = settings.servers[0].tls
+        return {**base, **said, "tls": tls, "refused": len(rows), "refusedRecords": rows[:_MOST_REFUSED]}
 
     def _figures(self) -> dict[str, Any]:
         """What the metrics need beyond the rest. Times in unix seconds, 0 where there is none."""

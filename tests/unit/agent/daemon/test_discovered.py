@@ -264,6 +264,12 @@ def test_refused_records_are_named_in_the_status(host):
     assert document["problems"] == []
 
 
+def test_a_store_without_tls_is_warned_of(host):
+    host.paths.config.write_text(CONFIG.replace("https", "http"))
+    warnings = View(host.start()).status({"connected": True, "problem": ""})["warnings"]
+    assert any("without TLS" in warning for warning in warnings)
+
+
 def test_the_order_of_the_process_goes_through_its_pipe(host):
     engine = host.start()
     order = order_of(engine.inputs, host.paths)
