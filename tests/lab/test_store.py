@@ -69,21 +69,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Three hosts; the etcd of the first one has certificates and users."""
     folder = tmp_path_factory.mktemp("store")
     made = Store(Lab.up(3, "store"), folder)
-    (folder / "groups.json").write_text(json.dumps(GROUPS))
-    authority = Authority(folder / "pki")
-    authority.issue("root")
-    for number in (1, 2, 3):
-        authority.issue(f"node{number}", f"10.99.0.{number}")
-    for group in ("near", "far"):
-        (folder / group).mkdir()
-        made.run("site", group)
-    made.run("kvstore", "wardmesh")
-    yield made
-    made.lab.down()
+    try:
+        (folder / "groups.json").write_text(json.dumps(GROUPS))
+        authority = Authority(folder / "pki")
+        authority.issue("root")
+        for number in (1, 2, 3):
+            authority.issue(f"node{number}", f"10.99.0.{number}")
+        for group in ("near", "far"):
+            (folder / group).mkdir()
+            made.run("site", group)
+        made.run("kvstore", "wardmesh")
+        yield made
+    finally:
+        made.lab.down()
 
 
 def status(host: Host) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(host.run("wardmesh status -o json"))
+    found: dict[str, Any] = json.loads(host.run("wardmesh status -o json").stdout)
     return found
 
 
@@ -97,7 +99,7 @@ def sealed(host: Host, *names: str) -> bool:
 
 
 def flags(host: Host, address: str) -> str:
-    return host.run(f"wardmesh bpf ipcache list | grep -w {address} || true")
+    return host.run(f"wardmesh bpf ipcache list | grep -w {address} || true").stdout
 
 
 def test_a_host_that_no_map_of_the_others_has_becomes_a_sealed_member(store: Store) -> None:
@@ -118,7 +120,9 @@ def test_labels_added_by_hand_are_known_to_all(store: Store) -> None:
     one, two, three = store.lab.hosts
     three.run("wardmesh labels add app=web")
     for host in (one, two, three):
-        until(lambda h=host: "vm:app=web" in h.run("wardmesh identity list"), f"{host} knows the label")
+        until(
+            lambda h=host: "vm:app=web" in h.run("wardmesh identity list").stdout, f"{host} knows the label"
+        )
 
 
 def test_the_store_goes_and_nothing_is_lost(store: Store) -> None:
@@ -143,7 +147,7 @@ def test_who_dies_is_no_peer_any_more_and_stays_sealed(store: Store) -> None:
     until(lambda: set(peers(two)) == {"node1"}, "node3 is no peer of node2")
     assert "node3" in peers(one), "the host that runs the store keeps it, so that it can come back"
     assert "strict" in flags(two, "10.99.0.3").lower(), flags(two, "10.99.0.3")
-    assert two.run("ping -c 1 -W 1 10.99.0.3 || echo silent").strip().endswith("silent")
+    assert two.run("ping -c 1 -W 1 10.99.0.3 || echo silent").stdout.strip().endswith("silent")
     three.run("systemctl start wardmesh")
     until(lambda: sealed(two, "node1", "node3"), "it is back")
     two.run("ping -c 3 -i 0.2 -W 2 10.99.0.3")
