@@ -58,15 +58,15 @@ install_packages() {
     done
     brings_kernel "${names[@]}" && die "installing ${names[*]} would install a kernel image; refused"
     apt_install "${names[@]}"
-    stop_prometheus "${names[@]}"
+    stop_services "${names[@]}"
     say "installed ${#names[@]} packages"
 }
 
-# Only its promtool is wanted, and only where it was not there before: an operator's own server stays.
-stop_prometheus() {
-    case " $* " in
-        *" prometheus "*) [ ! -d /run/systemd/system ] || systemctl --quiet disable --now prometheus.service ;;
-    esac
+# Only their programs are wanted, and only where they were not there before: an operator's own server stays.
+stop_services() {
+    [ -d /run/systemd/system ] || return 0
+    case " $* " in *" prometheus "*) systemctl --quiet disable --now prometheus.service ;; esac
+    case " $* " in *" etcd-server "*) systemctl --quiet disable --now etcd.service ;; esac
 }
 
 apt_install() {

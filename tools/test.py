@@ -22,7 +22,10 @@ from checks.sanity import run_sanity
 from checks.suites import SUITES, run_suite
 
 # Lanes run side by side, the parts of a lane one after another.
-LANES = (("lint", "unit", "ui", "bpf", "conformance", "sanity", "beside"), ("netns", "lab", "molecule"))
+LANES = (
+    ("lint", "unit", "ui", "bpf", "conformance", "store", "sanity", "beside"),
+    ("netns", "lab", "molecule"),
+)
 ALONE = (("vm",),)  # after them, with nothing beside it
 PARTS = tuple(part for lane in LANES + ALONE for part in lane)
 

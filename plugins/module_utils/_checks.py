@@ -47,6 +47,7 @@ FAMILIES = {
 PYTHON = "/usr/bin/python3"
 AGENT_MODULES = ("bcc", "pyroute2", "yaml", "cryptography")
 OBSERVER_MODULES = ("grpc", "google.protobuf", "prometheus_client")
+STORE_MODULES = ("grpc",)
 _FIND = """
 import importlib.util, sys
 for name in sys.argv[1:]:

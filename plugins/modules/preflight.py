@@ -43,6 +43,10 @@ options:
     description: Whether the host is to run the observer or the relay, which need libraries of their own.
     type: bool
     default: false
+  store:
+    description: Whether the host is to follow a store, which needs a library of its own.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -124,10 +128,11 @@ def digest(path):
         return ""
 
 
-def needed_packages(family, observer, errors):
+def needed_packages(family, observer, store, errors):
     """Names of missing packages, and the backend that the host will have."""
     names = _checks.FAMILIES[family]
-    modules = _checks.AGENT_MODULES + (_checks.OBSERVER_MODULES if observer else ())
+    extra = (_checks.OBSERVER_MODULES if observer else ()) + (_checks.STORE_MODULES if store else ())
+    modules = _checks.AGENT_MODULES + tuple(dict.fromkeys(extra))
     packages = [names[module] for module in _checks.missing_modules(modules)]
     if not shutil.which("tc") and not os.path.exists("/usr/sbin/tc"):
         packages.append(names["ip"])
@@ -153,6 +158,7 @@ def main():
             "now": {"type": "float", "default": 0},
             "peers": {"type": "list", "elements": "str", "default": []},
             "observer": {"type": "bool", "default": False},
+            "store": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -162,7 +168,7 @@ def main():
     if not family:
         errors.append("%s is not supported (remedy: Debian 12+, Ubuntu 22.04+ or RHEL 9+)" % name)
     else:
-        packages, backend = needed_packages(family, module.params["observer"], errors)
+        packages, backend = needed_packages(family, module.params["observer"], module.params["store"], errors)
     if os.geteuid() != 0:
         errors.append("not root (remedy: ansible_user: root, or become: true)")
     if sys.version_info < (3, 9):

@@ -28,6 +28,8 @@ SUITES = (
     # In a browser; drawing is done by the processor.
     Suite("ui", "tests/ui", 600),
     Suite("bpf", "tests/bpf", 600),
+    # Real etcd servers on loopback ports.
+    Suite("store", "tests/store", 600),
     Suite("netns", "tests/netns", 600),
     Suite("conformance", "tests/conformance", 600),
     Suite("lab", "tests/lab", 1500, marks="not vm and not beside"),

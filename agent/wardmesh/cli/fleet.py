@@ -96,10 +96,17 @@ def installed_fleet(paths: Paths) -> FleetMap | None:
     return None if data is None else parse_fleet_map(data, str(paths.fleet))
 
 
+def fleet_in_force(paths: Paths) -> FleetMap | None:
+    """The map with the members of a store, where there is one; else the installed one."""
+    source = paths.fleet_in_force
+    data = read_bytes(source)
+    return None if data is None else parse_fleet_map(data, str(source))
+
+
 def fleet_show(args: argparse.Namespace) -> int:
-    """Print the installed map."""
+    """Print the map in force."""
     paths = paths_of(args)
-    fleet = installed_fleet(paths)
+    fleet = fleet_in_force(paths)
     if fleet is None:
         raise WardmeshError("no fleet map on this host", where=str(paths.fleet), remedy="run the playbook")
     rows = [

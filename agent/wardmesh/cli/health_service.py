@@ -74,12 +74,12 @@ class Health:
 
     def _look(self) -> None:
         self.loop.at(self.loop.clock() + LOOK, self._look)
-        seen = (stamp(self._paths.fleet), noted_public_key(self._paths))
+        seen = (stamp(self._paths.fleet_in_force), noted_public_key(self._paths))
         if seen == self._seen:
             return
         try:
-            data = read_bytes(self._paths.fleet)
-            fleet = parse_fleet_map(data, str(self._paths.fleet)) if data is not None else None
+            data = read_bytes(self._paths.fleet_in_force)
+            fleet = parse_fleet_map(data, str(self._paths.fleet_in_force)) if data is not None else None
         except WardmeshError as error:  # whom we know we go on checking
             self._problem = str(error)
             return

@@ -7,7 +7,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from wardmesh.cli.fleet import installed_fleet
+from wardmesh.cli.fleet import fleet_in_force
 from wardmesh.cli.local import read_config
 from wardmesh.cli.output import emit, paths_of, table
 from wardmesh.cli.rule_names import RuleNames
@@ -54,7 +54,7 @@ def _names(fleet: FleetMap | None) -> dict[int, str]:
 def ipcache_list(args: argparse.Namespace) -> int:
     """Who an address is, as the guard in the kernel sees it."""
     paths = paths_of(args)
-    fleet = installed_fleet(paths)
+    fleet = fleet_in_force(paths)
     members = fleet.members if fleet else ()
     tunnels = {str(net): str(member.endpoint) for member in members for net in member.networks()}
     with open_guard(paths, read_config(paths.config, needed=False)) as guard:
@@ -73,7 +73,7 @@ def policy_list(args: argparse.Namespace) -> int:
     paths = paths_of(args)
     with open_firewall(paths, read_config(paths.config, needed=False)) as wall:
         rows = [asdict(line) for line in wall.policy()]
-    fleet = installed_fleet(paths)
+    fleet = fleet_in_force(paths)
     names, rules = _names(fleet), RuleNames(paths, fleet)
     for row in rows:
         row["rule"] = rules.of(row["peers"][0], row["direction"], row["ports"])

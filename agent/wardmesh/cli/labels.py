@@ -7,7 +7,7 @@ import argparse
 from typing import Any
 
 from wardmesh.api import client
-from wardmesh.cli.fleet import installed_fleet
+from wardmesh.cli.fleet import fleet_in_force
 from wardmesh.cli.output import emit, paths_of, table
 from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.host.paths import Paths
@@ -48,7 +48,7 @@ def _keep(args: argparse.Namespace, before: dict[str, str], after: dict[str, str
 def listing(args: argparse.Namespace) -> int:
     """Labels of this host: those in force, and those that the fleet map does not know yet."""
     paths = paths_of(args)
-    own, fleet = by_hand(paths), installed_fleet(paths)
+    own, fleet = by_hand(paths), fleet_in_force(paths)
     member = next((m for m in fleet.members if m.name == own_name(paths)), None) if fleet else None
     held = sorted(member_labels(member, fleet.cluster.name)) if fleet and member else []
     known = dict(member.labels) if member else {}
@@ -66,7 +66,7 @@ def own_name(paths: Paths) -> str:
 
 
 def _identities(paths: Paths) -> list[dict[str, Any]]:
-    fleet = installed_fleet(paths)
+    fleet = fleet_in_force(paths)
     rows: dict[int, dict[str, Any]] = {
         number: {"id": number, "labels": [f"reserved:{name}"], "members": []}
         for number, name in RESERVED.items()

@@ -12,6 +12,7 @@ from typing import Any
 
 from wardmesh.cli.labels import by_hand
 from wardmesh.cli.output import emit, paths_of
+from wardmesh.discovery.settings import read_settings
 from wardmesh.host.files import read_bytes
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
@@ -65,6 +66,7 @@ def config_validate(args: argparse.Namespace) -> int:
     """Check a file as the agent would."""
     path = args.file or paths_of(args).config
     config = read_config(path, needed=True)
+    read_settings(config.values)
     words = [f"{path}: {key}: not active in this version" for key in config.inactive]
     document = {"valid": True, "file": str(path), "inactive": list(config.inactive)}
     return emit(args, document, "\n".join([*words, f"{path}: valid"]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wardmesh.api import client
-from wardmesh.cli.fleet import installed_fleet
+from wardmesh.cli.fleet import fleet_in_force
 from wardmesh.cli.kernel import firewall_folder, open_firewall, open_guard
 from wardmesh.cli.local import read_config
 from wardmesh.datapath import contract, fw_contract
@@ -141,9 +141,9 @@ class Sources:
 
     def _fleet(self) -> tuple[Any, dict[str, int], Admitted]:
         """Identities by type and who may read; parsed again only when map or configuration changed."""
-        key = tuple(stamp(path) for path in (self._paths.fleet, self._paths.config))
+        key = tuple(stamp(path) for path in (self._paths.fleet_in_force, self._paths.config))
         if self._seen_fleet[0] != key:
-            fleet = installed_fleet(self._paths)
+            fleet = fleet_in_force(self._paths)
             config = read_config(self._paths.config, needed=False)
             counts = (
                 {"reserved": len(RESERVED), "cluster_local": len(set(identities(fleet).values()))}

@@ -51,11 +51,11 @@ def listen_addresses(paths: Paths, config: Config) -> list[str]:
     """The configured addresses, else this member's own in the installed map; else none."""
     if config.metrics.addresses:
         return [str(address) for address in config.metrics.addresses]
-    from wardmesh.cli.fleet import installed_fleet
+    from wardmesh.cli.fleet import fleet_in_force
     from wardmesh.daemon.inputs import own_public_key
 
     try:
-        fleet = installed_fleet(paths)
+        fleet = fleet_in_force(paths)
         own = fleet.by_key(own_public_key(paths)) if fleet is not None else None
     except WardmeshError:  # metrics on loopback tell of it
         return []

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from wardmesh.cli.fleet import installed_fleet
+from wardmesh.cli.fleet import fleet_in_force
 from wardmesh.cli.health_text import milliseconds
 from wardmesh.cli.output import emit, paths_of, table
 from wardmesh.cli.text import ago
@@ -32,7 +32,7 @@ AT_ONCE = 8  # members that are tested at the same time
 
 
 def _fleet(paths: Paths) -> tuple[FleetMap, Member]:
-    fleet = installed_fleet(paths)
+    fleet = fleet_in_force(paths)
     if fleet is None:
         raise WardmeshError("no fleet map on this host", where=str(paths.fleet), remedy="run the playbook")
     own = fleet.by_key(own_public_key(paths))

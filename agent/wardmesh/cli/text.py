@@ -50,6 +50,8 @@ def status(data: Document, *, health: bool, verbose: bool, hubble: str = "disabl
         *health_text.cluster(data.get("health"), verbose=health),
     ]
     lines += [f"Encryption:     {_encryption(data)}", f"Fleet map:      {_fleet_map(data)}"]
+    if "discovery" in data:
+        lines.append(f"Discovery:      {_discovery(data['discovery'])}")
     lines.append(f"Guard:          {', '.join(data['guard']['devices']) or 'no device'}")
     lines.append(f"Host firewall:  {_firewall(data)}")
     if verbose:
@@ -62,6 +64,13 @@ def status(data: Document, *, health: bool, verbose: bool, hubble: str = "disabl
     lines += [f"Warning:        {warning}" for warning in data["warnings"]]
     lines += [f"Problem:        {problem}" for problem in data["problems"]]
     return "\n".join(lines)
+
+
+def _discovery(store: Mapping[str, Any]) -> str:
+    word = f"connected to {store['server']}" if store["connected"] else "no connection, the last members stay"
+    counts = [f"{store.get('records', 0)} records"]
+    counts += [f"{store[name]} {name}" for name in ("skipped", "refused") if store.get(name)]
+    return f"{word}; {', '.join(counts)}{'' if store['registered'] else '; not registered'}"
 
 
 def _nodes(data: Document, *, health: bool) -> list[str]:

@@ -54,6 +54,7 @@ def add_all(groups: Groups) -> None:
     _add_policy(policy)
     observe_verbs.add_all(groups, policy, _add)
     _add_labels(groups)
+    _add_store(_group(groups, "kvstore", "the fleet's etcd"))
     _add_kernel(_group(groups, "bpf", "what lies in the kernel"))
     _add_health(groups)
     _add_host(groups)
@@ -95,7 +96,7 @@ def _add_fleet(groups: Groups) -> None:
     apply = _add(groups, "apply", "fleet:fleet_apply", "check, install and apply a fleet map")
     apply.add_argument("file", type=Path, help="the map, as the controller compiled it")
     _dry_run(apply)
-    _add(groups, "show", "fleet:fleet_show", "members of the installed map")
+    _add(groups, "show", "fleet:fleet_show", "members of the map in force")
 
 
 def _add_config(groups: Groups) -> None:
@@ -183,6 +184,25 @@ def _add_labels(groups: Groups) -> None:
         made = _add(labels, verb, f"labels:{verb}", text)
         made.add_argument("label", nargs="+", help="KEY=VALUE" if verb == "add" else "KEY")
         _dry_run(made)
+
+
+def _add_store(groups: Groups) -> None:
+    text = "a user for each member, who may write its own record; authentication on"
+    users = _add(groups, "users", "kvstore:users", text)
+    users.add_argument("map", type=Path, help="the fleet map")
+    users.add_argument("--endpoint", required=True, metavar="URL", help="a server, as https://HOST:PORT")
+    for name, what in (
+        ("ca", "CA of etcd's certificates"),
+        ("cert", "root's certificate"),
+        ("key", "its key"),
+    ):
+        users.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=what)
+    users.add_argument(
+        "--also", action="append", default=[], metavar="NAME", help="a member that no map has; may repeat"
+    )
+    text = "a member that runs the store, and writes what other clusters read; may repeat"
+    users.add_argument("--publisher", action="append", default=[], metavar="NAME", help=text)
+    _dry_run(users)
 
 
 def _add_kernel(groups: Groups) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 
-from wardmesh.cli.fleet import installed_fleet
+from wardmesh.cli.fleet import fleet_in_force
 from wardmesh.cli.local import read_config
 from wardmesh.daemon.inputs import noted_public_key, read_policies
 from wardmesh.host.files import stamp
@@ -40,12 +40,12 @@ class Verdicts:
         self._look_at = time.monotonic() + LOOK
         paths = self._paths
         folder = sorted(paths.policies.glob("*.y*ml")) if paths.policies.is_dir() else []
-        seen = tuple((str(path), stamp(path)) for path in (paths.fleet, paths.config, *folder))
+        seen = tuple((str(path), stamp(path)) for path in (paths.fleet_in_force, paths.config, *folder))
         if seen == self._seen:
             return
         self._seen, self._engine, self._known = seen, None, {}
         config = read_config(paths.config, needed=False)
-        fleet = installed_fleet(paths)
+        fleet = fleet_in_force(paths)
         own = fleet.by_key(noted_public_key(paths)) if fleet is not None else None
         if fleet is None or own is None or not folder or not config.firewall.enabled or config.firewall.audit:
             return

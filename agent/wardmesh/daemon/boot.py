@@ -40,8 +40,8 @@ def _guard(paths: Paths) -> list[str]:
         remembered = load_state(paths.mode)
     except WardmeshError as error:
         lines.append(str(error))
-        remembered = ModeState(STRICT, mesh.member_names)
-    state = remembered.within(mesh.member_names, config.encryption.mode)
+        remembered = ModeState(STRICT, mesh.sealable)
+    state = remembered.within(mesh.sealable, config.encryption.mode)
     machine = HostMachine(paths, remove_everything)
     guard = machine.guard(config.encryption.listen_port, config.members_max)
     report = guard.ensure_loaded()

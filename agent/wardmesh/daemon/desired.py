@@ -10,7 +10,7 @@ from typing import Optional
 from wardmesh.daemon.state import ModeState
 from wardmesh.datapath.contract import MEMBER, SELF, STRICT
 from wardmesh.model.fleetmap import Address, FleetMap, Member, Network
-from wardmesh.model.identity import identities
+from wardmesh.model.identity import REMOTE_NODE, identities
 from wardmesh.wireguard.backend import PeerConfig
 from wardmesh.wireguard.devices import Path
 from wardmesh.wireguard.mtu import interface_mtu
@@ -39,6 +39,11 @@ class Mesh:
         """Everybody but this host."""
         return frozenset(member.name for member in self.others)
 
+    @property
+    def sealable(self) -> frozenset[str]:
+        """Whose seal is remembered: the members', and that of those who departed a while ago."""
+        return self.member_names.union(member.name for member in self.fleet.departed)
+
 
 def mesh_of(fleet: FleetMap, own: Member) -> Mesh:
     """The view of one member."""
@@ -62,6 +67,9 @@ def guard_entries(mesh: Mesh, state: ModeState) -> dict[Network, tuple[int, int]
             flags = MEMBER | STRICT if state.seals(member.name) else MEMBER
         for network in member.networks():
             entries[network] = (mesh.numbers[member.name], flags)
+    for member in mesh.fleet.departed:
+        if state.seals(member.name):  # no tunnel and no peer any more, and nothing plain by accident
+            entries.update(dict.fromkeys(member.networks(), (REMOTE_NODE, MEMBER | STRICT)))
     return entries
 
 

@@ -21,7 +21,16 @@ from wardmesh.daemon import desired
 from wardmesh.daemon.desired import Mesh
 from wardmesh.daemon.firewalling import Firewalling
 from wardmesh.daemon.guarding import Guarding
-from wardmesh.daemon.inputs import Inputs, had_mesh, load_or_last_good, load_successor, remember
+from wardmesh.daemon.inputs import (
+    Inputs,
+    had_mesh,
+    load_or_last_good,
+    load_successor,
+    remember,
+    remember_discovered,
+    share_map,
+    with_discovered,
+)
 from wardmesh.daemon.log import LOG
 from wardmesh.daemon.machine import Machine, Sight, TunnelLike
 from wardmesh.daemon.stages import Memo, Stages
@@ -94,13 +103,17 @@ class Engine:
         except WardmeshError as error:
             self._damaged = True
             self.stages.fail(STATE, error)
-            return ModeState(STRICT, self.mesh.member_names if self.mesh else frozenset())
+            return ModeState(STRICT, self.mesh.sealable if self.mesh else frozenset())
 
     def _install(self, new: Inputs) -> None:
         """Make these the inputs in force; what depends on them is made anew by the next pass."""
         if new.config.encryption.backend != self.inputs.config.encryption.backend:
             self.tunnel = None
         self.inputs = new
+        try:
+            share_map(self.paths, new)
+        except (WardmeshError, OSError) as error:
+            LOG.error("the map in force is not shared with the observer: %s", error)
         self.guarding.configure(new.config)
         self.firewalling.configure(new.config)
         self._relook_at = 0.0
@@ -111,7 +124,7 @@ class Engine:
         """The mode in force: what is remembered, as far as the map and the configured mode allow."""
         if self.mesh is None:
             return self.state
-        return self.state.within(self.mesh.member_names, self.inputs.config.encryption.mode)
+        return self.state.within(self.mesh.sealable, self.inputs.config.encryption.mode)
 
     def persist(self, state: ModeState) -> None:
         """Remember a mode; where that fails, the mode in force stays."""
@@ -327,11 +340,24 @@ class Engine:
         return self.reconcile()
 
     def reload(self) -> list[str]:
-        """Take in the files of /etc; on an error everything stays as it is, and the error is raised.
+        """Take in the files of /etc; on an error everything stays as it is, and the error is raised."""
+        lines = self._take_over(load_successor(self.paths, self.inputs), remember)
+        self.refused = None
+        LOG.info(
+            "wireguard: generation %d in force", self.inputs.fleet.generation if self.inputs.fleet else 0
+        )
+        return lines
+
+    def rediscover(self) -> list[str]:
+        """Take in what was learned from the store since; like a new map, but for what lies in /etc."""
+        new = with_discovered(self.paths, self.inputs)
+        return [] if new is self.inputs else self._take_over(new, remember_discovered)
+
+    def _take_over(self, new: Inputs, keep: Callable[[Paths, Inputs], None]) -> list[str]:
+        """Put new inputs in force and keep them, or go back to the old ones and raise.
 
         An error that was there before does not count: a new map may well come while a stage is broken.
         """
-        new = load_successor(self.paths, self.inputs)
         old, before = self.inputs, set(self.stages.problems)
         self._install(new)
         self.stages.patient = old.mesh is not None
@@ -340,7 +366,7 @@ class Engine:
             fresh = [error for stage, error in self.stages.problems.items() if stage not in before]
             if fresh:
                 raise fresh[0]
-            remember(self.paths, new)
+            keep(self.paths, new)
             self.persist(self.effective())
         except WardmeshError as error:
             LOG.error("not taken over: %s", error)
@@ -352,8 +378,6 @@ class Engine:
             raise
         finally:
             self.stages.patient = True
-        self.refused = None
-        LOG.info("wireguard: generation %d in force", new.fleet.generation if new.fleet else 0)
         return lines
 
 

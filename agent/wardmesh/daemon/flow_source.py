@@ -171,12 +171,12 @@ class KernelFlows:
             self._open_maps()
             self._before = self._kernel_lost()
             self._generation = 0
-        data = read_bytes(self._paths.fleet)
+        data = read_bytes(self._paths.fleet_in_force)
         policy = self._policy()
         seen = (int(policy.get("revision", 0)), hash(data))
         if data is None or seen == self._known:
             return
-        fleet = parse_fleet_map(data, str(self._paths.fleet))
+        fleet = parse_fleet_map(data, str(self._paths.fleet_in_force))
         own = self._own_of(fleet)
         translator = self._translator
         translator.set_names(own, identities(fleet).get(own, 0))

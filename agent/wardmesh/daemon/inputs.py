@@ -14,15 +14,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wardmesh.daemon.desired import Mesh, mesh_of
+from wardmesh.discovery.document import read_discovered
+from wardmesh.discovery.members import member_document
+from wardmesh.discovery.merge import Refused, merge
+from wardmesh.discovery.settings import read_settings, serves_here
 from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, Member, check_succession, parse_fleet_map
+from wardmesh.model.fleetmap import (
+    FORMAT,
+    FleetMap,
+    Member,
+    canonical,
+    check_succession,
+    digest_of,
+    parse_fleet_map,
+)
 from wardmesh.policy.documents import PolicySet
 from wardmesh.policy.files import parse_policies, policy_digest
 from wardmesh.wireguard.keys import load_private, public_of
@@ -32,7 +44,11 @@ NO_POLICIES = PolicySet()
 
 @dataclass(frozen=True)
 class Inputs:
-    """Configuration and map with the bytes that they came from; mesh None: there is nothing to build."""
+    """Configuration and map with the bytes that they came from; mesh None: there is nothing to build.
+
+    fleet: the map in force, with the members that a store knows; rolled_out: the map as it was sent. Without
+    a store they are the same. refused: records of the store that are not acted on.
+    """
 
     config: Config
     fleet: FleetMap | None
@@ -41,6 +57,9 @@ class Inputs:
     fleet_bytes: bytes | None
     policies: PolicySet = NO_POLICIES
     policy_files: tuple[tuple[str, str], ...] = ()
+    rolled_out: FleetMap | None = None
+    discovered_bytes: bytes | None = None
+    refused: tuple[Refused, ...] = ()
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of the files in force."""
@@ -51,13 +70,22 @@ class Inputs:
         }
 
 
-def load_inputs(paths: Paths, config: Path, fleet: Path, policies: Path, own_name: str = "") -> Inputs:
+def load_inputs(
+    paths: Paths,
+    config: Path,
+    fleet: Path,
+    policies: Path,
+    own_name: str = "",
+    discovered: bytes | None = None,
+) -> Inputs:
     """Read and check all files; a missing configuration is the default one, a missing map is no map.
 
-    own_name: the name that this host has in the map in force, "" where it has none.
+    own_name: the name that this host has in the map in force, "" where it has none. discovered: what was
+    learned from a store; it counts only where one is configured.
     """
     config_bytes = read_bytes(config) or b""
     parsed = parse_config(_decode(config_bytes, config), str(config))
+    read_settings(parsed.values)
     files = read_policies(policies)
     held = parse_policies(files, str(policies))
     fleet_bytes = read_bytes(fleet)
@@ -66,7 +94,48 @@ def load_inputs(paths: Paths, config: Path, fleet: Path, policies: Path, own_nam
     fleet_map = parse_fleet_map(fleet_bytes, str(fleet))
     mesh = check_map(paths, parsed, fleet_map, str(fleet), own_name)
     wanted = mesh if parsed.encryption.enabled else None
-    return Inputs(parsed, fleet_map, wanted, config_bytes, fleet_bytes, held, files)
+    made = Inputs(parsed, fleet_map, wanted, config_bytes, fleet_bytes, held, files, fleet_map)
+    return _merged(made, discovered)
+
+
+def _learned(path: Path, otherwise: bytes | None = None) -> bytes | None:
+    """What was learned from a store. A damaged file must not keep a new map or the last good state away."""
+    try:
+        data = read_bytes(path)
+        if data is not None:
+            read_discovered(data, str(path))
+            return data
+    except WardmeshError:
+        return otherwise
+    return otherwise
+
+
+def _merged(inputs: Inputs, data: bytes | None) -> Inputs:
+    """The map that was rolled out together with what the store says."""
+    settings = read_settings(inputs.config.values)
+    fleet, own = inputs.rolled_out, inputs.mesh.own if inputs.mesh else None
+    if settings is None or fleet is None or own is None or data is None:
+        return inputs
+    found = read_discovered(data, "discovered.json")
+    if found.cluster != fleet.cluster:
+        return inputs  # learned in another cluster
+    serving = serves_here(settings, frozenset(map(str, own.addresses)))
+    merged, refused = merge(fleet, found, allowed=settings.networks, keep_departed=serving)
+    now = next(member for member in merged.members if member.name == own.name)
+    return replace(inputs, fleet=merged, mesh=mesh_of(merged, now), discovered_bytes=data, refused=refused)
+
+
+def with_discovered(paths: Paths, inputs: Inputs) -> Inputs:
+    """The same inputs with what is known from the store now; the same object where that is nothing new."""
+    data = read_bytes(paths.discovered)
+    if data is None or data == inputs.discovered_bytes or inputs.rolled_out is None or inputs.mesh is None:
+        return inputs
+    own = inputs.rolled_out.by_key(inputs.mesh.own.key)
+    if own is None:
+        return inputs
+    bare = replace(inputs, mesh=mesh_of(inputs.rolled_out, own))
+    made = _merged(bare, data)
+    return inputs if made is bare else made
 
 
 def check_map(paths: Paths, config: Config, fleet: FleetMap, source: str, own_name: str = "") -> Mesh:
@@ -159,7 +228,13 @@ def had_mesh(paths: Paths) -> bool:
 def load_last_good(paths: Paths) -> Inputs:
     """The copies of what was in force."""
     good = paths.last_good
-    return load_inputs(paths, good / "config.yaml", good / "fleet.json", good / "policies.json")
+    return load_inputs(
+        paths,
+        good / "config.yaml",
+        good / "fleet.json",
+        good / "policies.json",
+        discovered=_learned(good / paths.discovered.name),
+    )
 
 
 def load_or_last_good(paths: Paths) -> tuple[Inputs, WardmeshError | None]:
@@ -169,7 +244,9 @@ def load_or_last_good(paths: Paths) -> tuple[Inputs, WardmeshError | None]:
     """
     last = _usable_last_good(paths)
     if last is None:
-        return load_inputs(paths, paths.config, paths.fleet, paths.policies), None
+        return load_inputs(
+            paths, paths.config, paths.fleet, paths.policies, discovered=_learned(paths.discovered)
+        ), None
     try:
         return load_successor(paths, last), None
     except WardmeshError as error:
@@ -192,10 +269,11 @@ def _usable_last_good(paths: Paths) -> Inputs | None:
 def load_successor(paths: Paths, current: Inputs) -> Inputs:
     """What lies in /etc, if it may follow what is in force."""
     own_name = current.mesh.own.name if current.mesh else ""
-    new = load_inputs(paths, paths.config, paths.fleet, paths.policies, own_name)
-    if new.fleet is not None:
-        check_succession(current.fleet, new.fleet, str(paths.fleet))
-    elif current.fleet is not None:
+    learned = _learned(paths.discovered, current.discovered_bytes)
+    new = load_inputs(paths, paths.config, paths.fleet, paths.policies, own_name, learned)
+    if new.rolled_out is not None:
+        check_succession(current.rolled_out, new.rolled_out, str(paths.fleet))
+    elif current.rolled_out is not None:
         raise WardmeshError(
             "the fleet map is gone",
             where=str(paths.fleet),
@@ -213,3 +291,26 @@ def remember(paths: Paths, inputs: Inputs) -> None:
         target = paths.last_good / name
         if data is not None and read_bytes(target) != data:
             write_atomic(target, data, 0o600)
+    remember_discovered(paths, inputs)
+
+
+def share_map(paths: Paths, inputs: Inputs) -> None:
+    """Where the map in force is more than the one in /etc: write it for the observer and the command line."""
+    fleet = inputs.fleet
+    if fleet is None or fleet is inputs.rolled_out:
+        paths.shared_fleet.unlink(missing_ok=True)
+        return
+    document = {
+        "format": FORMAT,
+        "generation": fleet.generation,
+        "cluster": {"name": fleet.cluster.name, "id": fleet.cluster.id},
+        "members": [member_document(member) for member in fleet.members],
+    }
+    write_atomic(paths.shared_fleet, canonical({**document, "digest": digest_of(document)}) + b"\n")
+
+
+def remember_discovered(paths: Paths, inputs: Inputs) -> None:
+    """Keep a copy of what the store said, for a start without it."""
+    target = paths.last_good / paths.discovered.name
+    if inputs.discovered_bytes is not None and read_bytes(target) != inputs.discovered_bytes:
+        write_atomic(target, inputs.discovered_bytes, 0o600)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from wardmesh import __version__
 from wardmesh.api.server import Body, Routes, Server
 from wardmesh.daemon.cleanup import remove_everything
+from wardmesh.daemon.discovering import Discovering
 from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.log import LOG, setup_log
 from wardmesh.daemon.machine import HostMachine
@@ -44,6 +45,7 @@ class Api:
         self._view = View(engine)
         self._last = self._view.starting()
         self._trial = Trial(engine, worker.submit)
+        self.discovery: Callable[[], dict[str, Any]] = dict  # what the store's follower says
 
     def started(self, seconds: float) -> None:
         """The first pass is done, so many seconds after the start."""
@@ -67,7 +69,7 @@ class Api:
     def status(self, _body: Body) -> dict[str, Any]:
         """The whole state."""
         try:
-            self._last = self._worker.submit(self._view.status).result(PATIENCE)
+            self._last = self._worker.submit(lambda: self._view.status(self.discovery())).result(PATIENCE)
         except FutureTimeout:
             return self._last
         return self._last
@@ -143,6 +145,8 @@ def run(paths: Paths) -> int:
     worker = Worker(engine, monitor)
     api = Api(paths, engine, worker)
     server = Server(paths.socket, api.routes())
+    discovering = Discovering(paths, lambda: engine.inputs, engine.rediscover, worker.submit)
+    api.discovery = lambda: discovering.state
     try:
         _catch_signals(engine, worker)
         engine.first_pass()
@@ -150,10 +154,12 @@ def run(paths: Paths) -> int:
         api.started(time.monotonic() - started)
         LOG.info("wireguard: ready after %.2f s, mode %s", time.monotonic() - started, state.mode)
         notifier.send("READY=1")
+        discovering.start()
         worker.run()
         notifier.send("STOPPING=1")
         LOG.info("stops; tunnel and guard stay in force")
     finally:
+        discovering.close()
         server.close()
         monitor.close()
         lock.release()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.figures import changed_at, log_counts
 from wardmesh.daemon.firewall_tables import engine_of
 from wardmesh.daemon.inputs import Inputs
+from wardmesh.discovery.settings import read_settings
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap
 from wardmesh.model.identity import HOST, identities, member_labels
@@ -36,6 +38,9 @@ ENCRYPTION_FIELDS = (
     "peers",
     "problems",
 )
+
+
+_MOST_REFUSED = 20  # records named in the answer
 
 
 def agent_digest() -> str:
@@ -60,6 +65,21 @@ def enforcement(inputs: Inputs, fleet: FleetMap, own: str) -> tuple[str, str]:
     return found[0], found[1]
 
 
+def store_warnings(store: Mapping[str, Any]) -> list[str]:
+    """What an operator should know of the store. No problem of the agent: the last members stay."""
+    if not store:
+        return []
+    found = [
+        f"discovery: {store[name]}" for name in ("problem", "registration", "publication") if store.get(name)
+    ]
+    if not store["tls"]:
+        found.append("discovery: the store is reached without TLS; whoever is on the way can make members")
+    found += [f"discovery: record of {row['name']} refused: {row['why']}" for row in store["refusedRecords"]]
+    return found + [
+        f"discovery: {row['key']} skipped: {row['why']}" for row in store.get("skippedRecords", [])
+    ]
+
+
 class View:
     """Makes documents of one engine."""
 
@@ -69,8 +89,8 @@ class View:
         self._since = time.time()
         self.bootstrap_seconds: float | None = None  # until the first pass is done
 
-    def status(self) -> dict[str, Any]:
-        """Everything that `wardmesh status -o json` prints."""
+    def status(self, discovery: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Everything that `wardmesh status -o json` prints. discovery: what the store's follower says."""
         engine = self._engine
         inputs, mesh, state = engine.inputs, engine.mesh, engine.effective()
         encryption = inputs.config.encryption
@@ -78,6 +98,7 @@ class View:
         problems = [str(error) for error in engine.problems()]
         if inputs.fleet is None:
             problems.append(f"no fleet map: {engine.paths.fleet} (remedy: run the playbook)")
+        store = self._discovery(discovery or {})
         return {
             "version": __version__,
             "mode": state.mode,
@@ -106,12 +127,24 @@ class View:
             },
             "inactive": self._inactive(),
             "problems": problems,
-            "warnings": list(engine.guarding.warnings) if mesh else [],
+            "warnings": [*(engine.guarding.warnings if mesh else []), *store_warnings(store)],
+            **({"discovery": store} if store else {}),
             "since": round(self._since, 3),
             "time": round(time.time(), 3),
             "figures": self._figures(),
             "digests": {**inputs.digests(), "agent": self._agent},
         }
+
+    def _discovery(self, said: Mapping[str, Any]) -> dict[str, Any]:
+        """The store's part; nothing at all where none is configured."""
+        inputs = self._engine.inputs
+        settings = read_settings(inputs.config.values)
+        if settings is None:
+            return {}
+        rows = [{"name": item.name, "why": item.why} for item in inputs.refused]
+        base = {"connected": False, "server": "", "registered": False, "problem": "not started yet"}
+        tls = settings.servers[0].tls
+        return {**base, **said, "tls": tls, "refused": len(rows), "refusedRecords": rows[:_MOST_REFUSED]}
 
     def _figures(self) -> dict[str, Any]:
         """What the metrics need beyond the rest. Times in unix seconds, 0 where there is none."""

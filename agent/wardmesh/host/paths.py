@@ -26,6 +26,16 @@ class Paths:
         return self.etc / "fleet.json"
 
     @property
+    def shared_fleet(self) -> Path:
+        """The map in force, where it is more than the one in /etc: with the members of a store."""
+        return self.run / "fleet.json"
+
+    @property
+    def fleet_in_force(self) -> Path:
+        """What names and identities come from."""
+        return self.shared_fleet if self.shared_fleet.exists() else self.fleet
+
+    @property
     def policies(self) -> Path:
         return self.etc / "policies"
 
@@ -56,6 +66,10 @@ class Paths:
     @property
     def labels(self) -> Path:
         return self.state / "labels.json"
+
+    @property
+    def discovered(self) -> Path:
+        return self.state / "discovered.json"
 
     @property
     def sysctls(self) -> Path:

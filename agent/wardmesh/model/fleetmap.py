@@ -59,12 +59,17 @@ class Member:
 
 @dataclass(frozen=True)
 class FleetMap:
-    """A checked map; members are sorted by name."""
+    """A checked map; members are sorted by name.
+
+    departed: members that a store knew and whose lease is gone. No document has them; they are no peers, but
+    where they were sealed, plain packets to their addresses stay forbidden.
+    """
 
     generation: int
     cluster: Cluster
     members: tuple[Member, ...]
     digest: str
+    departed: tuple[Member, ...] = ()
 
     def by_key(self, key: str) -> Member | None:
         """The member with this public key."""
@@ -214,6 +219,16 @@ class _Checker:
                     self._fail(f"member {owner}", f"allowed IPs {text} overlap {top[2]} of {top[3]}")
             else:
                 top = (version, -end, text, owner)
+
+
+def parse_member(item: Any, source: str) -> Member:
+    """One member by itself, in the map's form; WardmeshError names every problem."""
+    checker = _Checker()
+    member = checker.member(0, item)
+    if member is None or checker.problems:
+        why = "; ".join(problem.partition(".")[2] or problem for problem in checker.problems[:10])
+        raise WardmeshError("record skipped", where=source, why=why)
+    return member
 
 
 def parse_fleet_map(data: bytes, source: str) -> FleetMap:

@@ -26,7 +26,7 @@ class HeldMap:
 
     def changed(self) -> bool:
         """Read it again where it is another one; a broken map leaves the last good one."""
-        stamp = stamp_of(self._paths.fleet)
+        stamp = stamp_of(self._paths.fleet_in_force)
         if stamp == self._stamp:
             return False
         self._stamp = stamp

@@ -157,7 +157,11 @@ class Observer:
 
     def _stamps(self) -> tuple[int, ...]:
         rollout = stamps_of(rollout_tls(self._paths))
-        return stamp_of(self._paths.fleet), stamp_of(self._paths.mode), *(stamp for stamp, _inode in rollout)
+        return (
+            stamp_of(self._paths.fleet_in_force),
+            stamp_of(self._paths.mode),
+            *(stamp for stamp, _inode in rollout),
+        )
 
     def _load_names(self) -> Names:
         fleet = read_fleet(self._paths)
@@ -217,8 +221,9 @@ def read_config(paths: Paths) -> Config:
 
 def read_fleet(paths: Paths) -> FleetMap | None:
     """The installed fleet map; None before the first rollout."""
-    data = read_bytes(paths.fleet)
-    return parse_fleet_map(data, str(paths.fleet)) if data else None
+    source = paths.fleet_in_force
+    data = read_bytes(source)
+    return parse_fleet_map(data, str(source)) if data else None
 
 
 def is_sealed(paths: Paths) -> bool:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Members by a store: records, who claims what, and the stores. Nothing here touches the kernel."""

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pure: the map that was rolled out and what the store says, as one map; who claims another's is refused.
+
+Rules, the same on every host:
+  1. The rolled-out map stands. A record of one of its members adds labels, and changes nothing else of it;
+     where both name a label, the map's value counts (as the inventory's does against labels set by hand).
+  2. Of other records the older one (by the store's revision) stands against the newer one, then by name.
+  3. Name, key, address, endpoint and subnets belong to one member. A record that claims what another has is
+     refused as a whole. Subnets, and addresses outside the allowed networks, need the operator's word.
+  4. A departed member keeps its addresses for its grace; while they are kept, it is sealed where it was.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from wardmesh.discovery.document import Claim, Discovered
+from wardmesh.discovery.members import with_labels
+from wardmesh.model.fleetmap import FleetMap, Member, Network
+
+Span = tuple[int, int, int, str]  # version, first, last, owner
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that is not acted on."""
+
+    name: str
+    why: str
+
+
+class Owners:
+    """Who has which key, endpoint and address. What different members have never overlaps."""
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[str, str], str] = {}
+        self._spans: list[Span] = []
+
+    def claim(self, member: Member) -> str:
+        """Take in a member; where it conflicts with another one, say why, and take nothing in."""
+        words, spans = _words(member), _spans(member)
+        for kind, value in words:
+            owner = self._names.get((kind, value))
+            if owner is not None and owner != member.name:
+                return f"{kind} {value} belongs to {owner}"
+        for span in spans:
+            owner = self._overlap(span)
+            if owner:
+                first = ipaddress.IPv4Address(span[1]) if span[0] == 4 else ipaddress.IPv6Address(span[1])
+                return f"address {first} belongs to {owner}"
+        for word in words:
+            self._names[word] = member.name
+        for span in spans:
+            insort(self._spans, span)
+        return ""
+
+    def _overlap(self, span: Span) -> str:
+        version, first, last, name = span
+        place = bisect_left(self._spans, (version, first, -1, ""))
+        before = self._spans[place - 1] if place else (0, 0, 0, "")
+        if before[0] == version and before[2] >= first and before[3] != name:
+            return before[3]
+        while place < len(self._spans) and self._spans[place][:2] <= (version, last):
+            if self._spans[place][3] != name:
+                return self._spans[place][3]
+            place += 1
+        return ""
+
+
+def _words(member: Member) -> list[tuple[str, str]]:
+    return [("name", member.name), ("key", member.key), ("endpoint", str(member.endpoint))]
+
+
+def _spans(member: Member) -> list[Span]:
+    if not member.allowed_ips:
+        return [(item.version, int(item), int(item), member.name) for item in member.addresses]
+    found: list[Span] = []
+    for version in (4, 6):
+        nets = [network for network in member.networks() if network.version == version]
+        found += [
+            (version, int(network.network_address), int(network.broadcast_address), member.name)
+            for network in ipaddress.collapse_addresses(nets)  # type: ignore[type-var]
+        ]
+    return found
+
+
+def merge(
+    fleet: FleetMap,
+    found: Discovered,
+    *,
+    allowed: Sequence[Network] = (),
+    keep_departed: bool = False,
+) -> tuple[FleetMap, tuple[Refused, ...]]:
+    """The map in force, and the records that it is not made of.
+
+    allowed: networks that addresses may come from, empty is any. keep_departed: this host serves the store;
+    without a tunnel to it nobody could come back, so departed members stay peers here.
+    """
+    owners = Owners()
+    members = {member.name: member for member in fleet.members}
+    for member in fleet.members:
+        owners.claim(member)
+    refused: list[Refused] = []
+    for claim in in_order(found.claims.values()):
+        name = claim.member.name
+        why = (
+            _declared(members[name], claim.member) if name in members else _new(claim.member, owners, allowed)
+        )
+        if why:
+            refused.append(Refused(name, why))
+        elif name not in members:
+            members[name] = claim.member
+        else:
+            members[name] = with_labels(members[name], {**claim.member.labels, **members[name].labels})
+    departed = []
+    for claim in in_order(item.claim for item in found.departed.values()):
+        member = claim.member
+        if member.name not in members and not owners.claim(member):
+            departed.append(member)
+    if keep_departed:
+        members.update({member.name: member for member in departed})
+        departed = []
+    return (
+        replace(
+            fleet,
+            members=tuple(members[name] for name in sorted(members)),
+            departed=tuple(sorted(departed, key=lambda member: member.name)),
+        ),
+        tuple(refused),
+    )
+
+
+def in_order(claims: Iterable[Claim]) -> list[Claim]:
+    """Who came first, first."""
+    return sorted(claims, key=lambda claim: (claim.since, claim.member.name))
+
+
+def _declared(held: Member, claimed: Member) -> str:
+    """Does a record fit to the member of the rolled-out map?"""
+    if claimed.key != held.key:
+        return f"the map has {held.name} under another key"
+    strange = [address for address in claimed.addresses if address not in held.addresses]
+    if strange:
+        return f"the map does not give {held.name} the address {strange[0]}"
+    return ""
+
+
+def _new(member: Member, owners: Owners, allowed: Sequence[Network]) -> str:
+    """Let a member join that only the store knows, or say why not."""
+    for network in member.networks() if allowed else ():
+        if not any(_inside(network, outer) for outer in allowed):
+            return f"{network} is outside of discovery.networks"
+    if member.allowed_ips and not allowed:
+        return "subnets behind a member of the store need discovery.networks"
+    return owners.claim(member)
+
+
+def _inside(network: Network, outer: Network) -> bool:
+    return (
+        network.version == outer.version
+        and int(outer.network_address) <= int(network.network_address)
+        and int(network.broadcast_address) <= int(outer.broadcast_address)
+    )
