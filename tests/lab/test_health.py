@@ -15,7 +15,7 @@ import pytest
 from conftest import Fleet, changed
 from lab import Host, Lab
 
-pytestmark = [pytest.mark.container, pytest.mark.beside]
+pytestmark = pytest.mark.container
 
 CONFIG = json.dumps(
     {

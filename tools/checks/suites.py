@@ -24,7 +24,7 @@ class Suite:
 
 
 SUITES = (
-    Suite("unit", "tests/unit", 600),
+    Suite("unit", "tests/unit", 900),
     # In a browser; drawing is done by the processor.
     Suite("ui", "tests/ui", 600),
     Suite("bpf", "tests/bpf", 600),
@@ -32,7 +32,7 @@ SUITES = (
     Suite("store", "tests/store", 600),
     Suite("netns", "tests/netns", 600),
     Suite("conformance", "tests/conformance", 600),
-    Suite("lab", "tests/lab", 1500, marks="not vm and not beside"),
+    Suite("lab", "tests/lab", 2000, marks="not vm and not beside"),
     # Labs of their own, which may stand beside the others'.
     Suite("beside", "tests/lab", 1200, marks="beside"),
     # Emulated processors: eight minutes on two cores, which other parts use too.
