@@ -69,7 +69,9 @@ def test_rules_and_routes_are_those_of_the_contract(mesh: Mesh) -> None:
     ]
     sixth = first.run("ip", "-6", "route", "show", "table", "51871")
     assert "fd98::2 dev wardmesh_wg0 proto 200 src fd98::1" in sixth
-    assert "wardmesh_wg0" not in first.run("ip", "-o", "address"), "the tunnel has no addresses"
+    shown = first.run("ip", "-o", "address", "show", "wardmesh_wg0").splitlines()
+    own = [line.split()[2:4] for line in shown]
+    assert own == [["inet", "127.51.87.1/32"]], "the tunnel has no address that anybody could use"
     assert "mtu 1420" in first.run("ip", "link", "show", "wardmesh_wg0")
 
 
@@ -137,6 +139,19 @@ def test_what_somebody_changes_by_hand_is_repaired_and_told(mesh: Mesh, damage: 
     wait_for(lambda: not any(mesh.reconcile()) and tables(first) == before, "everything as before")
     wire.wait_for_ping(first, "10.98.0.2")
     wire.wait_for_ping(second, "fd98::1")
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "back"), [("-4", "10.98.0.2", "10.98.0.1"), ("-6", "fd98::2", "fd98::1")]
+)
+def test_what_comes_by_the_tunnel_is_taken_while_the_way_back_is_outside(
+    mesh: Mesh, family: str, address: str, back: str
+) -> None:
+    """As in prefer, where one side is a moment earlier: a route back elsewhere must not make it a martian."""
+    first, second, _third = mesh.hosts
+    second.run("ip", family, "route", "del", back, "table", "51871")
+    assert wire.ping(first, address)
+    mesh.converge()
 
 
 def test_a_killed_wireguard_process_is_started_again(mesh: Mesh) -> None:

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from wardmesh.host import netlink
 from wardmesh.host.netlink import Message, Netlink
@@ -14,6 +17,7 @@ from wardmesh.model.fleetmap import Address
 
 NEWLINK, DELLINK, GETLINK, NEWADDR, GETADDR = 16, 17, 18, 20, 22
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
+_SCOPE_HOST = 254
 _ETHERNET = 1  # ARPHRD_ETHER
 _IFINFO = struct.Struct("=BxHiII")  # family, hardware type, index, flags, change mask
 _IFADDR = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
@@ -85,9 +89,22 @@ def set_up(link: Netlink, ifindex: int) -> None:
 
 
 def set_no_autoconfiguration(link: Netlink, ifindex: int) -> None:
-    """No link-local IPv6 address: the tunnel has no addresses, and nobody solicits routers through it."""
+    """No link-local IPv6 address: the tunnel has no such address, and nobody solicits routers through it."""
     mode = netlink.nest(_AF_SPEC, netlink.nest(_AF_INET6, netlink.attr_u8(_ADDR_GEN_MODE, _MODE_NONE)))
     link.request(Message(NEWLINK, 0, _IFINFO.pack(0, 0, ifindex, 0, 0) + mode))
+
+
+def add_host_address(link: Netlink, ifindex: int, address: IPv4Address) -> bool:
+    """Give a device an IPv4 address of host scope; False where it has it already."""
+    body = _IFADDR.pack(socket.AF_INET, address.max_prefixlen, 0, _SCOPE_HOST, ifindex)
+    body += netlink.attr(_IFA_LOCAL, address.packed) + netlink.attr(_IFA_ADDRESS, address.packed)
+    try:
+        link.request(Message(NEWADDR, netlink.CREATE | netlink.EXCL, body))
+    except OSError as error:
+        if error.errno == errno.EEXIST:
+            return False
+        raise
+    return True
 
 
 def _address(body: bytes) -> tuple[int, Address] | None:

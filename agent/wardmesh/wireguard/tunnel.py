@@ -13,7 +13,7 @@ from wardmesh.model.fleetmap import Endpoint
 from wardmesh.wireguard import links
 from wardmesh.wireguard.backend import Backend, DeviceState, PeerChanges, PeerConfig, PeerState
 from wardmesh.wireguard.keys import public_of
-from wardmesh.wireguard.mark import INTERFACE, MARK
+from wardmesh.wireguard.mark import INTERFACE, LOOSE_ADDRESS, MARK
 from wardmesh.wireguard.peers import diff_peers
 
 
@@ -124,6 +124,8 @@ class Tunnel:
                 if found.mtu != mtu:
                     links.set_mtu(link, found.ifindex, mtu)
                     lines.append(f"interface {self.ifname}: mtu {mtu}")
+                if links.add_host_address(link, found.ifindex, LOOSE_ADDRESS):
+                    lines.append(f"interface {self.ifname}: address {LOOSE_ADDRESS}")
                 if not found.up:
                     self._no_autoconfiguration(link, found.ifindex)
                     links.set_up(link, found.ifindex)
