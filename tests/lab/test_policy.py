@@ -235,6 +235,7 @@ def test_other_maps_open_nothing_and_cut_nothing(mesh: Fleet) -> None:
     assert float(listener.communicate(timeout=60)[0].strip()) < 5.0
     pusher.terminate()
     mesh.play("site", "-e", CONFIG)
+    apply(two, WEB.replace("PORT", "80"))
 
 
 def test_it_holds_over_a_restart_of_the_host_with_a_broken_file(mesh: Fleet) -> None:
