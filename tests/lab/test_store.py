@@ -15,7 +15,7 @@ from conftest import Fleet, changed
 from lab import Host, Lab
 from mirror import mirror
 
-pytestmark = pytest.mark.container
+pytestmark = [pytest.mark.container, pytest.mark.beside]
 
 # node1 and node2 are in one map, node3 is alone in another one; node1 runs etcd.
 GROUPS = {
