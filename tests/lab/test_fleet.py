@@ -55,7 +55,7 @@ SNAPSHOT = (
 
 
 def until(what: Callable[[], bool], seconds: float = 20, pause: float = 0.1) -> float:
-    """Poll; the seconds that it took. pause: between two looks, which cost an emulated machine a second each."""
+    """Poll; the seconds that it took. pause: between two looks; each takes an emulated machine a second."""
     start = time.monotonic()
     while not what():
         assert time.monotonic() - start < seconds, "it did not come back in time"
