@@ -22,7 +22,7 @@ CONFIG = {
 }
 # Sends a datagram of its own port to the peer and waits for its line: milliseconds for each, as JSON.
 LATENCY = """
-import json, socket, subprocess, sys, time
+import json, select, socket, subprocess, sys, time
 peer, count = sys.argv[1], int(sys.argv[2])
 observe = subprocess.Popen(
     ["wardmesh", "observe", "--follow", "--port", "9999", "-o", "compact"], stdout=subprocess.PIPE, text=True
@@ -33,7 +33,8 @@ def send(port):
         started = time.monotonic()
         one.sendto(b"x", (peer, 9999))
         return started
-send(20000)
+while not select.select([observe.stdout], [], [], 0.5)[0]:
+    send(20000)  # until somebody listens
 observe.stdout.readline()
 found = []
 for number in range(count):
