@@ -7,7 +7,7 @@ import ipaddress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.agent.discovery.samples import CLUSTER, claim, fleet, item, key, member
 
@@ -136,7 +136,6 @@ def claims(draw: st.DrawFn) -> list[Claim]:
     return list(made.values())
 
 
-@settings(deadline=None)
 @given(claims(), claims(), st.randoms())
 def test_whatever_is_claimed_the_result_is_a_valid_map_that_keeps_every_declared_member(
     live: list[Claim], gone: list[Claim], shuffler: Any

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.agent.discovery.samples import CLUSTER, entry, key, member
 
@@ -112,7 +112,6 @@ def test_what_is_no_object_is_rejected(data: bytes) -> None:
         read_node(KEY, data)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_record_or_an_error_of_ours(data: bytes) -> None:
     for reader in (read_node, read_ip, read_identity, read_cluster):
@@ -142,7 +141,6 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(FIELDS, JSON | st.lists(JSON, max_size=2), max_size=3))
 def test_any_wrong_field_is_an_error_of_ours_or_a_member(changes: dict[str, Any]) -> None:
     try:
@@ -151,7 +149,6 @@ def test_any_wrong_field_is_an_error_of_ours_or_a_member(changes: dict[str, Any]
         assert error.why
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 60_000),
     st.dictionaries(st.sampled_from(["app", "env", "a/b"]), st.sampled_from(["", "x", "1.2_3"])),

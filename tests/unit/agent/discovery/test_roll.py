@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.agent.discovery.samples import CLUSTER, entry, member
 
@@ -127,7 +127,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(STEPS)
 def test_nobody_is_both_member_and_departed_and_who_has_a_good_record_is_a_member(
     steps: list[tuple[str, int, float]],

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wardmesh.discovery.wire import BYTES, INT, Spec, decode, encode
@@ -50,7 +50,6 @@ OUTERS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(OUTERS)
 def test_what_is_written_protobuf_reads_and_the_other_way_round(message: dict[str, Any]) -> None:
     theirs = OUTER_CLASS(**message)
@@ -58,7 +57,6 @@ def test_what_is_written_protobuf_reads_and_the_other_way_round(message: dict[st
     assert decode(OUTER, theirs.SerializeToString()) == {"inner": {}, **message}
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_message_or_an_error_of_ours(data: bytes) -> None:
     try:
