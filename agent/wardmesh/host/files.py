@@ -8,10 +8,13 @@ import os
 import stat
 import tempfile
 from pathlib import Path
+from typing import Optional
 
 from wardmesh.model.errors import WardmeshError
 
 GROUP = "wardmesh"
+
+Stamp = Optional[tuple[int, int]]  # time of writing in ns, inode
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -52,11 +55,11 @@ def read_bytes(path: Path) -> bytes | None:
         ) from error
 
 
-def stamp(path: Path) -> tuple[int, int] | None:
-    """What changes whenever the file is replaced or written; None where there is none."""
+def stamp(path: Path) -> Stamp:
+    """What changes whenever the file is replaced or written; None where there is none to be seen."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_mtime_ns, found.st_ino
 

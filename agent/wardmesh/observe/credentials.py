@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wardmesh.host.files import check_private
+from wardmesh.host.files import Stamp, check_private, stamp
 from wardmesh.host.paths import Paths
 from wardmesh.model.certificates import check_pair, read_certificates
 from wardmesh.model.errors import WardmeshError
@@ -19,7 +19,7 @@ from wardmesh.observe.needs import need
 from wardmesh.observe.settings import Tls
 
 LOG = logging.getLogger("wardmesh")
-Stamps = tuple[tuple[int, int], ...]
+Stamps = tuple[Stamp, ...]
 
 
 def rollout_tls(paths: Paths) -> Tls | None:
@@ -35,15 +35,7 @@ def files_of(tls: Tls | None) -> tuple[Path, ...]:
 
 def stamps_of(tls: Tls | None) -> Stamps:
     """Changes when a file does."""
-    return tuple(map(_stamp, files_of(tls)))
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0
-    return found.st_mtime_ns, found.st_ino
+    return tuple(map(stamp, files_of(tls)))
 
 
 def why_unusable(tls: Tls | None) -> str:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from wardmesh.host.files import Stamp, stamp
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Address, FleetMap
-from wardmesh.observe.service import read_fleet, stamp_of
+from wardmesh.observe.service import read_fleet
 
 LOG = logging.getLogger("wardmesh")
 
@@ -20,16 +21,16 @@ class HeldMap:
     def __init__(self, paths: Paths, own_name: Callable[[FleetMap], str]) -> None:
         self._paths = paths
         self._own_name = own_name
-        self._stamp = -1
+        self._seen: Stamp = (-1, -1)  # no file's: the first look reads
         self.fleet: FleetMap | None = None
         self.own = ""
 
     def changed(self) -> bool:
         """Read it again where it is another one; a broken map leaves the last good one."""
-        stamp = stamp_of(self._paths.fleet_in_force)
-        if stamp == self._stamp:
+        seen = stamp(self._paths.fleet_in_force)
+        if seen == self._seen:
             return False
-        self._stamp = stamp
+        self._seen = seen
         try:
             self.fleet = read_fleet(self._paths)
         except WardmeshError as error:

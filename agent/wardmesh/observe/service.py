@@ -12,15 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from wardmesh.host.files import read_bytes
+from wardmesh.host.files import read_bytes, stamp
 from wardmesh.host.paths import Paths
 from wardmesh.model.certificates import server_name
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
-from wardmesh.observe.credentials import rollout_tls, stamps_of, why_unusable
+from wardmesh.observe.credentials import Stamps, rollout_tls, stamps_of, why_unusable
 from wardmesh.observe.exporter import Exporter
 from wardmesh.observe.flow import FlowEvent, FlowSource, Lost, LostSource
 from wardmesh.observe.listen import Gate, Plan, plan
@@ -65,7 +64,7 @@ class Observer:
         self._exporter = self._make_exporter()
         self._told: WardmeshError | None = None
         self._lost = 0
-        self._seen: tuple[int, ...] = self._stamps()
+        self._seen: Stamps = self._stamps()
         self._looked = time.monotonic()
         self._stop = threading.Event()
         self._listen()
@@ -155,13 +154,9 @@ class Observer:
         elif self._exporter is not None:
             LOG.info("hubble: flows are written again, %d were not", self._exporter.failed)
 
-    def _stamps(self) -> tuple[int, ...]:
-        rollout = stamps_of(rollout_tls(self._paths))
-        return (
-            stamp_of(self._paths.fleet_in_force),
-            stamp_of(self._paths.mode),
-            *(stamp for stamp, _inode in rollout),
-        )
+    def _stamps(self) -> Stamps:
+        certificates = stamps_of(rollout_tls(self._paths))
+        return stamp(self._paths.fleet_in_force), stamp(self._paths.mode), *certificates
 
     def _load_names(self) -> Names:
         fleet = read_fleet(self._paths)
@@ -203,14 +198,6 @@ class Observer:
 
 def _time(event: FlowEvent) -> int:
     return event.time_ns
-
-
-def stamp_of(path: Path) -> int:
-    """When a file was written, in ns; 0 where there is none."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def read_config(paths: Paths) -> Config:

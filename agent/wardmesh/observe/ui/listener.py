@@ -19,8 +19,8 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
 from wardmesh.model.errors import WardmeshError
+from wardmesh.observe.credentials import Stamps, stamps_of
 from wardmesh.observe.listen import Binding, Gate
-from wardmesh.observe.service import stamp_of
 from wardmesh.observe.settings import Tls
 from wardmesh.observe.ui.assets import Asset
 from wardmesh.observe.ui.model import FlowModel
@@ -58,7 +58,7 @@ class Listener(ThreadingMixIn, TCPServer):
         self._open: dict[socket.socket, tuple[socket.socket, float]] = {}  # to what is cut at which time
         self._lock = threading.Lock()
         self._tls = tls if binding.tls else None
-        self._stamps: tuple[int, ...] = ()
+        self._stamps: Stamps = ()
         self._context = self._secure()
         super().__init__((str(binding.address), binding.port), Pages, bind_and_activate=False)
         try:
@@ -140,7 +140,7 @@ class Listener(ThreadingMixIn, TCPServer):
                 if end < now:
                     with contextlib.suppress(OSError):
                         connection.shutdown(socket.SHUT_RDWR)
-        if self._tls is not None and self._stamps != self._stamps_now():
+        if self._tls is not None and self._stamps != stamps_of(self._tls):
             with contextlib.suppress(WardmeshError):  # half written: the next look sees it whole
                 self._context = self._secure()
 
@@ -151,16 +151,11 @@ class Listener(ThreadingMixIn, TCPServer):
 
     # --- TLS ---
 
-    def _stamps_now(self) -> tuple[int, ...]:
-        tls = self._tls
-        files = (tls.cert, tls.key, tls.client_ca) if tls else ()
-        return tuple(stamp_of(path) for path in files if path)
-
     def _secure(self) -> ssl.SSLContext | None:
         tls = self._tls
         if tls is None:
             return None
-        stamps = self._stamps_now()
+        stamps = stamps_of(self._tls)
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.minimum_version = ssl.TLSVersion.TLSv1_2
