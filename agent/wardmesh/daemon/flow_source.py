@@ -17,7 +17,7 @@ from wardmesh.daemon.guard_drops import GuardDrops
 from wardmesh.daemon.rule_book import RuleBook
 from wardmesh.datapath import event_contract as ev
 from wardmesh.datapath import fw_contract as fw
-from wardmesh.datapath.event_ring import EventRing, watch
+from wardmesh.datapath.event_ring import Told
 from wardmesh.datapath.flow_table import FlowTable
 from wardmesh.datapath.fw_view import PinnedFirewall
 from wardmesh.datapath.pins import Pins, inode_of
@@ -54,7 +54,6 @@ class KernelFlows:
         self._known = (-1, 0)
         self._generation = 0
         self._looked = 0.0
-        self._before = self._kernel_lost()
         self._earlier = 0
         self._refresh()
 
@@ -73,11 +72,11 @@ class KernelFlows:
 
     def lost(self) -> int:
         """Events that found the ring full since the start."""
-        return self._earlier + self._kernel_lost() - self._before + self._guard.lost()
+        return self._earlier + self._told.lost() + self._guard.lost()
 
     def close(self) -> None:
         """Nothing is told any more."""
-        watch(self._wall.maps["watch"], told=False)
+        self._told.silence()
         self._close_maps()
         self._guard.close()
 
@@ -102,7 +101,7 @@ class KernelFlows:
 
     def _raws(self) -> list[Raw]:
         """From both rings; the guard's is nearly always empty."""
-        raws = [Raw._make(ev.EVENT.unpack(data)) for data in self._ring.read(BATCH)]
+        raws = [Raw._make(ev.EVENT.unpack(data)) for data in self._told.read(BATCH)]
         drops = [Raw._make(ev.EVENT.unpack(data)) for data in self._guard.read(BATCH)]
         return sorted(raws + drops, key=lambda raw: raw.time) if drops else raws
 
@@ -143,22 +142,17 @@ class KernelFlows:
         specs = fw.map_specs(self._config.members_max, wall.rows_max, wall.flows_max)
         self._wall = PinnedFirewall(folder, specs, wall.rows_max)
         self._made = inode_of(folder)
-        self._ring = EventRing(self._wall.maps["events"], fw.EVENTS_BYTES)
+        self._told = Told(self._wall, fw.EVENTS_BYTES, sample=sample_of(self._config), drops=DROPS)
         sizes = dict(zip((4, 6), fw.flow_sets(wall.flows_max)))
         self._tables = {
             family: FlowTable(self._wall.maps[f"flows{family}"], family, sizes[family]) for family in (4, 6)
         }
-        watch(self._wall.maps["watch"], told=True, sample=sample_of(self._config), drops=DROPS)
 
     def _close_maps(self) -> None:
-        self._ring.close()
+        self._told.close()
         for table in self._tables.values():
             table.close()
         self._wall.close()
-
-    def _kernel_lost(self) -> int:
-        counters = self._wall.counters({ev.LOST: ev.REASONS[ev.LOST]})
-        return sum(counter.packets for counter in counters.values())
 
     def _refresh(self) -> None:
         """Take in another policy set, another fleet map, and maps that the agent made anew."""
@@ -166,10 +160,9 @@ class KernelFlows:
         self._names.clear()
         self._guard.refresh()
         if inode_of(self._folder()) != self._made:
-            self._earlier += self._kernel_lost() - self._before
+            self._earlier += self._told.lost()
             self._close_maps()
             self._open_maps()
-            self._before = self._kernel_lost()
             self._generation = 0
         data = read_bytes(self._paths.fleet_in_force)
         policy = self._policy()

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from wardmesh.datapath import contract
-from wardmesh.datapath import event_contract as ev
-from wardmesh.datapath.event_ring import EventRing, watch
+from wardmesh.datapath.event_ring import Told
 from wardmesh.datapath.pinned import PinnedMaps
 from wardmesh.datapath.pins import Pins, inode_of
 from wardmesh.host.paths import Paths
@@ -24,8 +23,8 @@ class GuardDrops:
         self._specs = contract.map_specs(members_max)
         self._most = most
         self._maps: PinnedMaps | None = None
-        self._ring: EventRing | None = None
-        self._made = self._before = self._earlier = 0
+        self._told: Told | None = None
+        self._made = self._earlier = 0
         self.refresh()
 
     def refresh(self) -> None:
@@ -33,41 +32,33 @@ class GuardDrops:
         made = inode_of(self._folder)
         if made == self._made:
             return
-        self._earlier = self.lost()
         self._let_go()
         try:
             self._maps = PinnedMaps(self._folder, self._specs, "guard")
         except WardmeshError:
             return  # being made, or switched off: the next look tells
         self._made = made
-        self._before = self._kernel_lost()
-        self._ring = EventRing(self._maps.maps["events"], contract.EVENTS_BYTES)
-        watch(self._maps.maps["watch"], told=True, drops=self._most)
+        self._told = Told(self._maps, contract.EVENTS_BYTES, drops=self._most)
 
     def read(self, most: int) -> list[bytes]:
         """Up to so many events (event_contract.EVENT), oldest first."""
-        return self._ring.read(most) if self._ring is not None else []
+        return self._told.read(most) if self._told is not None else []
 
     def lost(self) -> int:
         """Drops that found the ring full since the start."""
-        return self._earlier + self._kernel_lost() - self._before
+        return self._earlier + (self._told.lost() if self._told is not None else 0)
 
     def close(self) -> None:
         """Nothing is told any more."""
-        if self._maps is not None:
-            watch(self._maps.maps["watch"], told=False)
+        if self._told is not None:
+            self._told.silence()
         self._let_go()
 
     def _let_go(self) -> None:
-        if self._ring is not None:
-            self._ring.close()
+        self._earlier = self.lost()
+        if self._told is not None:
+            self._told.close()
         if self._maps is not None:
             self._maps.close()
-        self._ring = self._maps = None
-        self._before = self._made = 0
-
-    def _kernel_lost(self) -> int:
-        if self._maps is None:
-            return 0
-        counters = self._maps.counters({ev.LOST: ev.REASONS[ev.LOST]})
-        return sum(counter.packets for counter in counters.values())
+        self._told = self._maps = None
+        self._made = 0

@@ -13,6 +13,7 @@ import struct
 from wardmesh.datapath import bpfsys
 from wardmesh.datapath import event_contract as ev
 from wardmesh.datapath.contract import ROW
+from wardmesh.datapath.pinned import PinnedMaps
 
 _POSITION = struct.Struct("=Q")
 _HEADER = struct.Struct("=II")  # length with two flags, offset of the ring's first page
@@ -60,3 +61,37 @@ class EventRing:
 def watch(fd: int, *, told: bool, sample: int = 1, drops: int = 1000) -> None:
     """Say what is to be told, through the map "watch": one in so many flows, so many drops of a reason."""
     bpfsys.map_update(fd, ROW.pack(0), ev.WATCH.pack(told, sample, drops, 0))
+
+
+class Told:
+    """What opened maps (the guard's or the firewall's) tell from now on; their owner closes the maps.
+
+    size: bytes of their ring; sample: one in so many flows; drops: of one reason in a second
+    and on one processor.
+    """
+
+    def __init__(self, maps: PinnedMaps, size: int, *, sample: int = 1, drops: int) -> None:
+        self._maps = maps
+        self._ring = EventRing(maps.maps["events"], size)
+        self._before = self._counted()
+        watch(maps.maps["watch"], told=True, sample=sample, drops=drops)
+
+    def read(self, most: int) -> list[bytes]:
+        """Up to so many events (event_contract.EVENT), oldest first."""
+        return self._ring.read(most)
+
+    def lost(self) -> int:
+        """Events that found the ring full since these maps were opened."""
+        return self._counted() - self._before
+
+    def silence(self) -> None:
+        """Nothing is told any more."""
+        watch(self._maps.maps["watch"], told=False)
+
+    def close(self) -> None:
+        """Let go of the ring."""
+        self._ring.close()
+
+    def _counted(self) -> int:
+        counters = self._maps.counters({ev.LOST: ev.REASONS[ev.LOST]})
+        return sum(counter.packets for counter in counters.values())
