@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import pytest
 from tests.netns import agent
-from tests.netns.hosts import Host, hosts, wait_for
+from tests.netns.hosts import Host, hosts
+from tests.waiting import wait_for
 
 NEEDED = ("wireguard-go", "tcpdump", "nft", "nsenter", "ip")
 

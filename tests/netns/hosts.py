@@ -16,7 +16,6 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -180,15 +179,3 @@ def _wire(switch: Host, host: Host, number: int, mtu: int) -> None:
     host.run("ip", "link", "set", "eth0", "up", "mtu", str(mtu))
     host.run("ip", "address", "add", f"10.98.0.{number}/24", "dev", "eth0")
     host.run("ip", "address", "add", f"fd98::{number}/64", "dev", "eth0", "nodad")
-
-
-def wait_for(question: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
-    """Ask until the answer is true; an AssertionError names what did not happen."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = question()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"did not happen within {seconds:.0f} s: {what}")
-        time.sleep(0.05)

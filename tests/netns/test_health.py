@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 from tests.netns import checks
 from tests.netns.conftest import Mesh
-from tests.netns.hosts import Host, wait_for
+from tests.netns.hosts import Host
+from tests.waiting import wait_for
 
 from wardmesh.health.prober import DEADLINE
 from wardmesh.health.record import FAILURES

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tests.netns import agent, wire
 from tests.netns.conftest import Mesh
-from tests.netns.hosts import Host, wait_for
+from tests.netns.hosts import Host
+from tests.waiting import wait_for
 
 from wardmesh.model.fleetmap import Endpoint
 

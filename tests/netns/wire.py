@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.netns.hosts import Host, wait_for
+from tests.netns.hosts import Host
+from tests.waiting import wait_for
 
 # What is not the tunnel's, nor address resolution between neighbours.
 PLAIN = (

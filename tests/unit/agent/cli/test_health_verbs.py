@@ -7,12 +7,12 @@ import base64
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import wait_for
 
 from wardmesh.api.server import Server
 from wardmesh.cli import health_text, text, tunnel_proof
@@ -105,16 +105,6 @@ def service(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Iterator[Health]:
     running.close()
 
 
-def wait_for(question: Callable[[], Any], seconds: float = 15.0) -> Any:
-    end = time.monotonic() + seconds
-    while True:
-        found = question()
-        if found:
-            return found
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.05)
-
-
 def reachable(paths: Paths, count: int) -> Any:
     found = health_of(paths) or {}
     return found if found.get("counts", {}).get("reachable") == count else None
@@ -122,16 +112,16 @@ def reachable(paths: Paths, count: int) -> Any:
 
 @pytest.mark.usefixtures("service")
 def test_the_service_checks_the_map_and_follows_it(paths: Paths) -> None:
-    found = wait_for(lambda: reachable(paths, 2))
+    found = wait_for(lambda: reachable(paths, 2), "two are reachable")
     assert found["self"] == "h1" and found["interval"] == 1.0 and found["cycle"] == 1.0
     assert found["problems"] == []
     assert {row["name"]: row["latency"] for row in found["peers"]} == {"h2": 0.002, "h3": 0.002}
     figures = health_figures(found)
     assert {peer.state for peer in figures.peers} == {"reachable"} and figures.latencies[0][1] == "icmp"
     install(paths, 5, 2)
-    wait_for(lambda: reachable(paths, 4))
+    wait_for(lambda: reachable(paths, 4), "four are reachable")
     paths.fleet.write_bytes(b"broken")
-    told = wait_for(lambda: (health_of(paths) or {}).get("problems"))
+    told = wait_for(lambda: (health_of(paths) or {}).get("problems"), "a problem is told")
     assert "not JSON" in told[0] and reachable(paths, 4)  # whom it knows it goes on checking
 
 
@@ -144,7 +134,7 @@ def test_status_names_who_does_not_answer(paths: Paths, monkeypatch: pytest.Monk
         told = health_of(paths) or {}
         return told if told.get("counts", {}).get("unreachable") == 1 else None
 
-    found = wait_for(one_is_gone)
+    found = wait_for(one_is_gone, "one is gone")
     (line, *_rest) = health_text.cluster(found, verbose=True)
     assert line.startswith("Cluster health: 1/2 reachable") and "every peer once in 1s" in line
     rows = health_text.by_name(found)
@@ -164,9 +154,9 @@ def test_status_where_the_service_is_off_or_does_not_answer(paths: Paths) -> Non
 
 
 def test_a_host_that_was_removed_from_the_map_stops_checking(paths: Paths, service: Health) -> None:
-    wait_for(lambda: reachable(paths, 2))
+    wait_for(lambda: reachable(paths, 2), "two are reachable")
     paths.key.with_suffix(".json").write_text(json.dumps({"publicKey": key(77)}))
-    wait_for(lambda: "in no fleet map" in " ".join((health_of(paths) or {})["problems"]))
+    wait_for(lambda: "in no fleet map" in " ".join((health_of(paths) or {})["problems"]), "it is told")
     assert (health_of(paths) or {})["peers"] == []
     assert not service._admits("203.0.113.2")
 

@@ -6,23 +6,14 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
+
+from tests.waiting import wait_for
 
 from wardmesh.health.loop import Loop
 from wardmesh.health.prober import Prober
 from wardmesh.health.record import REACHABLE, Peer, document
 from wardmesh.health.responder import Responder
-
-
-def wait_for(question: Callable[[], Any], seconds: float = 20.0) -> Any:
-    end = time.monotonic() + seconds
-    while True:
-        found = question()
-        if found:
-            return found
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.05)
 
 
 def test_peers_over_loopback() -> None:
@@ -42,7 +33,7 @@ def test_peers_over_loopback() -> None:
         return {row["name"]: row for row in read.result(5)}
 
     try:
-        wait_for(lambda: {row["state"] for row in rows().values()} == {REACHABLE})
+        wait_for(lambda: {row["state"] for row in rows().values()} == {REACHABLE}, "all are reachable", 20.0)
         found = rows()
         assert found["answers"]["addresses"][0]["http"]["mean"] is not None
         assert found["refuses"]["addresses"][0]["http"]["error"] == "connection refused"

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for what happens by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+def wait_for(question: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
+    """Ask until the answer is true; an AssertionError names what did not happen."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = question()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"did not happen within {seconds:.0f} s: {what}")
+        time.sleep(0.05)
