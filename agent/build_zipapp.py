@@ -18,7 +18,7 @@ _TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip file knows
 _MODE = 0o100644
 _UNIX = 3
 _LEVEL = 9
-_MAIN = b"import sys\n\nfrom wardmesh.cli.main import main\n\nsys.exit(main())\n"
+_MAIN = "agent/zipapp_main.py"
 _PARTS = (
     ("agent/wardmesh", "wardmesh", "*.py"),
     ("agent/wardmesh", "wardmesh", "*.pb"),
@@ -30,7 +30,7 @@ _PARTS = (
 
 def contents(root: Path) -> dict[str, bytes]:
     """Name in the archive to bytes, from a checkout or an installed collection."""
-    found = {"__main__.py": _MAIN}
+    found = {"__main__.py": (root / _MAIN).read_bytes()}
     for folder, target, pattern in _PARTS:
         base = root / folder
         for path in base.rglob(pattern):

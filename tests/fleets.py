@@ -21,3 +21,18 @@ def numbered(count: int, groups: int) -> FleetMap:
     ]
     document = {"format": 1, "generation": 1, "cluster": {"name": "c", "id": 1}, "members": members}
     return parse_fleet_map(canonical({**document, "digest": digest_of(document)}) + b"\n", "numbered")
+
+
+def rules(count: int, groups: int, ports: int) -> str:
+    """So many policies of one rule, each from one value of the label to another on one of so many ports, the
+    first of them 2000; one in ten is for every host."""
+    lines = []
+    for number in range(count):
+        selector = "{}" if number % 10 == 0 else f"{{matchLabels: {{app: a{number % groups}}}}}"
+        lines.append(
+            "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n"
+            f"metadata: {{name: p{number}}}\nspec:\n  endpointSelector: {selector}\n  ingress:\n"
+            f"  - fromEndpoints: [{{matchLabels: {{app: a{(number * 7 + 1) % groups}}}}}]\n"
+            f'    toPorts: [{{ports: [{{port: "{2000 + number % ports}", protocol: TCP}}]}}]\n'
+        )
+    return "".join(lines)

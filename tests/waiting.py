@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait_for(question: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
-    """Ask until the answer is true; an AssertionError names what did not happen."""
+def wait_for(question: Callable[[], Any], what: str, seconds: float = 60.0, pause: float = 0.05) -> Any:
+    """Ask until the answer is true; an AssertionError names what did not happen. seconds: ends what
+    would hang, and is no measure; pause: between two questions, longer where they are dear."""
     deadline = time.monotonic() + seconds
     while True:
         answer = question()
@@ -17,4 +18,4 @@ def wait_for(question: Callable[[], Any], what: str, seconds: float = 15.0) -> A
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"did not happen within {seconds:.0f} s: {what}")
-        time.sleep(0.05)
+        time.sleep(pause)

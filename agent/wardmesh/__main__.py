@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry of the package and of the zipapp: `wardmesh VERB`, or the daemon when called as wardmeshd."""
+"""Entry of the package in a folder: `python3 -m wardmesh VERB`. The zipapp has agent/zipapp_main.py."""
 
 from __future__ import annotations
 

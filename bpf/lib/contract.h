@@ -39,6 +39,11 @@
 #define WM_METRIC_ROWS 1024
 #define WM_METRIC_ROW(reason, direction) (((direction) << 8) | (reason))
 
+/* Room for what a program works with; see guard.c. */
+struct wm_room {
+	__u64 words[8];
+};
+
 /* Who an address is. One value for the hashes and the tries. */
 struct wm_ipcache_value {
 	__u32 identity;

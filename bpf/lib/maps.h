@@ -20,4 +20,5 @@ BPF_F_TABLE("array:" WM_MAPS "/config", __u32, struct wm_config, config, 1, 0);
 BPF_F_TABLE("percpu_array:" WM_MAPS "/metrics", __u32, struct wm_metric, metrics, 1, 0);
 BPF_F_TABLE("array:" WM_MAPS "/watch", __u32, struct wm_fw_watch, watch, 1, 0);
 BPF_F_TABLE("percpu_array:" WM_MAPS "/buckets", __u32, struct wm_fw_bucket, buckets, 1, 0);
+BPF_F_TABLE("percpu_array:" WM_MAPS "/room", __u32, struct wm_room, room, 1, 0);
 WM_RING(events);

@@ -10,10 +10,11 @@ import os
 import tempfile
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.wardmesh.fleet.plugins.plugin_utils import _compile
+from ansible_collections.wardmesh.fleet.plugins.plugin_utils import _compile, _rotation
 
 FIELDS = {
     "wardmesh_endpoint": "endpoint",
+    "wardmesh_next_endpoint": "next_endpoint",
     "wardmesh_keepalive": "keepalive",
     "wardmesh_allowed_ips": "allowed_ips",
     "wardmesh_labels": "labels",
@@ -26,10 +27,13 @@ def declared(group, task_vars):
     for name in task_vars["groups"].get(group, []):
         variables = task_vars["hostvars"][name]
         report = variables.get("wardmesh_node_born") or {}
+        told = variables.get("wardmesh_preflight_result") or variables.get("wardmesh_digest") or {}
         if not report.get("public_key"):
-            report = (variables.get("wardmesh_preflight_result") or {}).get("node") or {}
+            report = told.get("node") or {}
         facts = {
+            "looked_at": "node" in told,
             "key": report.get("public_key") or "",
+            "next_key": report.get("next_public_key") or "",
             "key_generation": report.get("key_generation") or 0,
             "own_labels": report.get("labels"),
             "addresses": list(variables.get("wardmesh_addresses") or report.get("addresses") or []),
@@ -41,6 +45,22 @@ def declared(group, task_vars):
         if facts.get("labels"):
             facts["labels"] = {str(key): str(value) for key, value in facts["labels"].items()}
         found[str(name)] = facts
+    return found
+
+
+def staged(names, task_vars):
+    """The next public keys that these hosts said in this run; empty where one said none."""
+    found = {name: task_vars["hostvars"].get(name, {}).get("wardmesh_rotate_staged") or {} for name in names}
+    return {name: report.get("next_public_key") or "" for name, report in found.items()}
+
+
+def standing(members, task_vars):
+    """Where each member stands, as it said in this run."""
+    found = {}
+    for name in members:
+        report = task_vars["hostvars"].get(name, {}).get("wardmesh_rotate_report") or {}
+        if "rotation" in report:
+            found[name] = report["rotation"]
     return found
 
 
@@ -70,7 +90,7 @@ class ActionModule(ActionBase):
         arguments = self._task.args
         try:
             result.update(self._compile(arguments, task_vars))
-        except _compile.FleetMapError as error:
+        except (_compile.FleetMapError, _rotation.RotationError) as error:
             result.update(failed=True, msg=str(error))
         return result
 
@@ -83,12 +103,13 @@ class ActionModule(ActionBase):
         merged, warnings = _compile.merge(old, hosts, remove)
         if not arguments.get("allow_shrink"):
             _compile.guard_shrink(old, merged, int(arguments.get("shrink_limit", 20)))
+        rotated, unstaged = self._rotate(merged, map_before, task_vars)
         new, data = _compile.compile_map(
-            merged, arguments["cluster_name"], int(arguments.get("cluster_id", 1))
+            rotated, arguments["cluster_name"], int(arguments.get("cluster_id", 1))
         )
         after = _compile.registry_bytes(new)
-        unborn = [name for name in hosts if name not in new["members"] and name not in remove]
-        predicted = bool(self._task.check_mode and unborn)
+        unborn = _compile.keyless(new, hosts, remove)
+        predicted = bool(self._task.check_mode and (unborn or unstaged))
         changed = before != after or map_before != data or predicted
         if changed and not self._task.check_mode:
             write(source, after)
@@ -101,6 +122,7 @@ class ActionModule(ActionBase):
             "generation": new["generation"],
             "members": len(new["members"]),
             "predicted": predicted,
+            "rotating": _rotation.rotating(new),
             "warnings": [] if self._task.check_mode else warnings,
             "diff": {
                 "before": before.decode(),
@@ -109,3 +131,20 @@ class ActionModule(ActionBase):
                 "after_header": source,
             },
         }
+
+    def _rotate(self, registry, map_before, task_vars):
+        """The registry after the wished step of a rotation, and the hosts whose next key is not born yet."""
+        step = self._task.args.get("rotate") or ""
+        names = [str(name) for name in self._task.args.get("rotate_hosts") or []]
+        if step == "retire":
+            digest = hashlib.sha256(map_before).hexdigest()
+            return _rotation.retire(registry, standing(registry["members"], task_vars), digest), []
+        keys = staged(names, task_vars) if step else {}
+        unborn = [name for name, key in keys.items() if not key]
+        if self._task.check_mode and unborn:
+            return registry, unborn
+        if step == "stage":
+            return _rotation.stage(registry, keys), []
+        if step == "compromised":
+            return _rotation.compromised(registry, keys), []
+        return registry, []

@@ -176,18 +176,35 @@ def address_problems(addresses, errors):
             )
 
 
-def port_problem(port, errors):
-    """The tunnel's port must be free, or ours."""
-    if os.path.isdir("/sys/class/net/wardmesh_wg0"):
-        return
+def _taken(port, device):
+    """Has another program this UDP port? Not while our own device is there."""
+    if os.path.isdir("/sys/class/net/" + device):
+        return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind(("", port))
         except OSError:
-            errors.append(
-                "UDP port %d is in use by another program (remedy: ss -lunp, then free it or set "
-                "encryption.listenPort)" % port
-            )
+            return True
+    return False
+
+
+def port_problem(port, errors):
+    """The tunnel's port must be free, or ours."""
+    if _taken(port, "wardmesh_wg0"):
+        errors.append(
+            "UDP port %d is in use by another program (remedy: ss -lunp, then free it or set "
+            "encryption.listenPort)" % port
+        )
+
+
+def second_port_advice(port, warnings):
+    """The port beside must be free when keys rotate; a fleet works without."""
+    beside = port + 1 if port < 65535 else port - 1
+    if _taken(beside, "wardmesh_wg1"):
+        warnings.append(
+            "UDP port %d is in use by another program: rotate_keys.yml will refuse to rotate keys (remedy: "
+            "ss -lunp, then free it)" % beside
+        )
 
 
 def unreachable(addresses, seconds=1.0, port=22):

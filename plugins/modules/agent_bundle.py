@@ -57,6 +57,14 @@ from ansible.module_utils.basic import AnsibleModule
 
 FOLDER = "/usr/local/lib/wardmesh"
 LINKS = ("/usr/local/bin/wardmesh", "/usr/local/bin/wardmeshd")
+PYTHON = "/usr/bin/python3"
+# The agent says what that is good for, in wardmesh/host/compiled.py.
+KEEP = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from wardmesh.host.compiled import keep_compiled
+keep_compiled(pathlib.Path(sys.argv[1]))
+"""
 
 
 def switch(link, target):
@@ -77,6 +85,8 @@ def install(module, source, digest):
     os.makedirs(FOLDER, mode=0o755, exist_ok=True)
     module.atomic_move(source, os.path.join(FOLDER, name))
     os.chmod(os.path.join(FOLDER, name), 0o755)  # noqa: S103 - a program, run by everybody
+    # Where it cannot be compiled now, the agent compiles at each start.
+    module.run_command([PYTHON, "-I", "-c", KEEP, os.path.join(FOLDER, name)])
     current = os.path.join(FOLDER, "current")
     old = os.readlink(current) if os.path.islink(current) else None
     if old and old != name:
@@ -84,9 +94,9 @@ def install(module, source, digest):
     switch(current, name)
     for link in LINKS:
         switch(link, current)
-    keep = {name, old}
+    keep = {kept.split(".")[0] for kept in (name, old) if kept}
     for found in os.listdir(FOLDER):
-        if found.endswith(".pyz") and found not in keep:
+        if found.endswith((".pyz", ".zip")) and found.split(".")[0] not in keep:
             os.unlink(os.path.join(FOLDER, found))
 
 

@@ -70,7 +70,7 @@ import tempfile
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wardmesh.fleet.plugins.module_utils import _agent
 
-KEY = "/var/lib/wardmesh/keys/hubble.key"
+KEY = "/var/lib/wardmesh/tls/hubble.key"
 
 
 def requested(module, dry):

@@ -53,6 +53,19 @@ options:
     description: Remove more than O(shrink_limit) allows.
     type: bool
     default: false
+  rotate:
+    description:
+      - A step of a rotation of keys.
+      - V(stage) and V(compromised) take the keys that O(rotate_hosts) registered as C(wardmesh_rotate_staged), from M(wardmesh.fleet.rotate).
+      - V(stage) puts them beside the present keys, V(compromised) into their place at once.
+      - V(retire) puts staged keys into the place of the present ones, if every member registered as C(wardmesh_rotate_report) that it uses them.
+    type: str
+    choices: [stage, retire, compromised]
+  rotate_hosts:
+    description: Whose keys O(rotate) is about.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -77,6 +90,11 @@ members:
   description: Number of members.
   returned: always
   type: int
+rotating:
+  description: Members with a staged key that is not in use yet.
+  returned: always
+  type: list
+  elements: str
 predicted:
   description: In check mode, whether the map will change although a key is not born yet.
   returned: always

@@ -180,6 +180,7 @@ def main():
     _checks.clock_problem(module.params["now"], errors)
     _checks.address_problems(module.params["addresses"], errors)
     _checks.port_problem(module.params["port"], errors)
+    _checks.second_port_advice(module.params["port"], warnings)
     silent = _checks.unreachable([peer for peer in module.params["peers"] if _checks.literal(peer)])
     if silent:
         module.warn(

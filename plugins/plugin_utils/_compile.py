@@ -62,14 +62,15 @@ def merge(
         if name in remove:
             continue
         entry = members.get(name, {})
-        for field in ("key", "key_generation", "addresses"):
-            if facts.get(field):
-                entry[field] = facts[field]
+        if facts.get("key"):
+            _take_key(entry, facts)
+        if facts.get("addresses"):
+            entry["addresses"] = facts["addresses"]
         if facts.get("own_labels") is not None:  # the host reported; without a report it keeps what is known
             entry.pop("own_labels", None)
             if facts["own_labels"]:
                 entry["own_labels"] = facts["own_labels"]
-        for field in ("endpoint", "keepalive", "allowed_ips", "labels"):
+        for field in ("endpoint", "next_endpoint", "keepalive", "allowed_ips", "labels"):
             entry.pop(field, None)
             if facts.get(field):
                 entry[field] = facts[field]
@@ -83,6 +84,35 @@ def merge(
         if name not in declared
     ]
     return {**registry, "members": members, "tombstones": tombstones}, warnings
+
+
+def _take_key(entry: dict[str, Any], facts: Mapping[str, Any]) -> None:
+    """The key that a host reports.
+
+    A host that holds the registry's key as its staged one has not got the newest map yet: the registry is
+    ahead of it, and the old key must not come back. Any other key is a new one, and a rotation that was
+    meant for the key before has lost its sense.
+    """
+    if facts["key"] != entry.get("key") and facts.get("next_key", "") == entry.get("key"):
+        return
+    if facts["key"] != entry.get("key"):
+        entry.pop("next_key", None)
+    entry["key"] = facts["key"]
+    if facts.get("key_generation"):
+        entry["key_generation"] = facts["key_generation"]
+
+
+def keyless(
+    registry: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]], remove: list[str]
+) -> list[str]:
+    """Hosts that get a key in a real run, so that the map will change: no registry knows them, or they were
+    looked at and have none, as one that was installed anew. In check mode nobody gives them one."""
+    return [
+        name
+        for name, facts in declared.items()
+        if name not in remove
+        and (name not in registry["members"] or (facts.get("looked_at") and not facts.get("key")))
+    ]
 
 
 def guard_shrink(old: Mapping[str, Any], new: Mapping[str, Any], percent: int) -> None:
@@ -102,6 +132,8 @@ def wire_member(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         ("endpoint", "endpoint"),
         ("keepalive", "keepalive"),
         ("allowed_ips", "allowedIPs"),
+        ("next_key", "nextKey"),
+        ("next_endpoint", "nextEndpoint"),
     ):
         if entry.get(field):
             member[wire] = entry[field]
@@ -124,12 +156,12 @@ def check(members: list[dict[str, Any]]) -> None:
 
     for member in members:
         name = member["name"]
-        try:
-            if len(base64.b64decode(member["key"], validate=True)) != 32:
-                problems.append(f"{name}: its key is not 32 bytes long")
-        except (binascii.Error, ValueError):
-            problems.append(f"{name}: its key is not base64")
-        claim("key", member["key"], name)
+        for field, words in (("key", "its key"), ("nextKey", "its next key")):
+            problems += _key_problems(f"{name}: {words}", member.get(field))
+            if member.get(field):
+                claim("key", member[field], name)
+        if member.get("nextKey") == member["key"]:
+            problems.append(f"{name}: its next key is the one that it has")
         if not member.get("addresses"):
             problems.append(f"{name}: no address; set wardmesh_addresses for it")
             continue
@@ -145,6 +177,7 @@ def check(members: list[dict[str, Any]]) -> None:
             spans.append(
                 (network.version, int(network.network_address), -int(network.broadcast_address), text, name)
             )
+    problems += _second_tunnel_problems(members)
     top: tuple[int, int, str, str] = (0, -1, "", "")
     for version, start, end, text, name in sorted(spans):
         if version == top[0] and start <= top[1]:
@@ -154,6 +187,52 @@ def check(members: list[dict[str, Any]]) -> None:
             top = (version, -end, text, name)
     if problems:
         raise FleetMapError("the fleet map was not made: " + "; ".join(problems))
+
+
+def _key_problems(what: str, key: Any) -> list[str]:
+    """What is wrong with a public key, where there is one."""
+    if not key:
+        return []
+    try:
+        return [] if len(base64.b64decode(key, validate=True)) == 32 else [f"{what} is not 32 bytes long"]
+    except (binascii.Error, ValueError):
+        return [f"{what} is not base64"]
+
+
+def _host_port(member: Mapping[str, Any]) -> tuple[str, int]:
+    """Where a member's tunnel is reached; a form that the agent would refuse raises ValueError."""
+    host, _colon, port = str(member.get("endpoint") or f"{member['addresses'][0]}:51871").rpartition(":")
+    return str(ipaddress.ip_address(host.strip("[]"))), int(port)
+
+
+def _second_tunnel_problems(members: list[dict[str, Any]]) -> list[str]:
+    """While keys rotate every member listens on the port beside, too: behind one address none may be taken."""
+    if not any(member.get("nextKey") for member in members):
+        return []
+    problems: list[str] = []
+    taken: dict[tuple[str, int], str] = {}
+    reached = [(member, _endpoint_of(member)) for member in members if member.get("addresses")]
+    for member, place in reached:
+        if place is not None:
+            taken[place] = member["name"]
+    for member, place in reached:
+        if place is None or member.get("nextEndpoint"):
+            continue
+        beside = (place[0], place[1] + 1 if place[1] < 65535 else place[1] - 1)
+        other = taken.setdefault(beside, member["name"])
+        if other != member["name"]:
+            problems.append(
+                f"{member['name']}: while keys rotate it listens on {beside[0]} port {beside[1]}, which belongs to "
+                f"{other}; set wardmesh_next_endpoint for it"
+            )
+    return problems
+
+
+def _endpoint_of(member: Mapping[str, Any]) -> tuple[str, int] | None:
+    try:
+        return _host_port(member)
+    except ValueError:
+        return None
 
 
 def compile_map(

@@ -92,7 +92,7 @@ def receive(sock: socket.socket, timeout: float = _TIMEOUT) -> bytes | None:
     return sock.recv(65535) if ready else None
 
 
-def eventually(condition: Callable[[], bool], timeout: float = _TIMEOUT) -> bool:
+def eventually(condition: Callable[[], bool], timeout: float = 60.0) -> bool:
     """Poll until it holds."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

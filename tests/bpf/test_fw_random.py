@@ -25,12 +25,13 @@ from tests.bpf.fw_harness import (
 from tests.bpf.harness import LISTEN_PORT
 from tests.bpf.model import Parsed, parse
 from tests.bpf.mutations import must_be_refused, mutations
+from tests.budget import examples
 
 from wardmesh.datapath.contract import EGRESS, INGRESS, MARK, MARK_MASK
 
 pytestmark = pytest.mark.netns
 
-SEED, COUNT = 0xF17E, 120_000
+SEED, COUNT = 0xF17E, examples(120_000)
 TELLING = (0, 255, 2, 6, 16, 17, 43, 44, 51, 58, 60, 0x45, 0x46, 0x60, 22, 80)
 OPEN_TO = [ipaddress.ip_network(text) for text in (FRIEND4, FRIEND6, "10.9.0.0/16", "fd09::/64")]
 # RFC 4890 and upstream's table: what IPv6 cannot live without.

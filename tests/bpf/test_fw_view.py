@@ -3,15 +3,28 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
-from tests.bpf.fw_harness import FOE4, FRIEND4, FRIEND6, SELF4, SELF6, FirewallBench
+from tests.bpf.fw_harness import (
+    FAILSAFE,
+    FOE4,
+    FRIEND4,
+    FRIEND6,
+    POLICY,
+    SELF4,
+    SELF6,
+    FirewallBench,
+)
+from tests.bpf.harness import LISTEN_PORT
 from tests.bpf.packets import ethernet, ipv4, ipv6
 from tests.bpf.test_firewall import tcp
 
+from wardmesh.datapath import bpfsys, ticks
 from wardmesh.datapath import fw_contract as fw
-from wardmesh.datapath import ticks
 from wardmesh.datapath.contract import EGRESS, INGRESS
 from wardmesh.datapath.flow_table import FlowTable
+from wardmesh.datapath.fw_held import Settings, policy_facts, read_held
 from wardmesh.datapath.fw_view import PinnedFirewall
 
 pytestmark = pytest.mark.netns
@@ -51,6 +64,21 @@ def test_connections(wall: FirewallBench) -> None:
     assert answered.packets == (1, 1) and answered.flags == ("answered",)
     assert 7900 < answered.expires <= 8001
     assert fresh.remote == f"[{FRIEND6}]:4000" and fresh.flags == () and 55 <= fresh.expires <= 61
+
+
+def test_what_the_maps_hold_is_what_was_compiled_until_somebody_changes_it(wall: FirewallBench) -> None:
+    wanted = Settings(False, LISTEN_PORT, FAILSAFE, frozenset())
+    with opened(wall) as maps:
+        tables, settings = read_held(maps, 256)
+        assert policy_facts(tables, settings) == policy_facts(POLICY, wanted)
+        key = ipaddress.ip_address(FRIEND4).packed
+        value = bpfsys.map_lookup(maps.maps["peers4"], key, fw.PEER.size)
+        assert value is not None
+        bpfsys.map_delete(maps.maps["peers4"], key)
+        without = policy_facts(*read_held(maps, 256))
+        bpfsys.map_update(maps.maps["peers4"], key, value)
+        assert policy_facts(*read_held(maps, 256)) == policy_facts(POLICY, wanted)
+    assert set(policy_facts(POLICY, wanted)) - set(without) == {f"peer {FRIEND4}/32"}
 
 
 def test_sizes(wall: FirewallBench) -> None:

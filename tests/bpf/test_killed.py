@@ -139,7 +139,7 @@ def test_the_compiler_dies_with_the_agent(
         child = wait_for_child(parent)
         parent.kill()
         parent.wait()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while running(child) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not running(child)

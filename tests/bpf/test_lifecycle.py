@@ -7,7 +7,9 @@ import ipaddress
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.bpf import stub
@@ -25,7 +27,7 @@ from tests.bpf.harness import (
 from tests.bpf.netns import Namespace, ip
 from tests.bpf.packets import ethernet, ipv4, tcp
 
-from wardmesh.datapath import bpfsys, contract, loader, sources
+from wardmesh.datapath import bpfsys, bytecode, contract, loader, sources
 from wardmesh.datapath.attachment import Device
 from wardmesh.datapath.contract import EGRESS, INGRESS, MEMBER, STRICT
 from wardmesh.datapath.guard import Guard
@@ -94,6 +96,52 @@ def test_compiled_once_and_contents_survive(paths: TestPaths, monkeypatch: pytes
     assert second.counters()["Traffic is unencrypted"].bytes == len(PLAIN)
     bench.close()
     second.close()
+
+
+def reboot(paths: TestPaths) -> None:
+    """What a reboot leaves of the pins."""
+    for folder in paths.bpffs.iterdir():
+        shutil.rmtree(folder)
+
+
+def verdicts(guard: Guard, paths: TestPaths) -> list[int]:
+    guard.set_members(FLEET)
+    bench = Bench(guard, paths)
+    found = [bench.run(direction, PLAIN).verdict for direction in (EGRESS, INGRESS)]
+    bench.close()
+    guard.close()
+    return found
+
+
+def test_after_a_reboot_nothing_is_compiled(paths: TestPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, runs = loader.compile_and_pin, []
+
+    def counted(*arguments: Any) -> str:
+        runs.append(arguments)
+        return compiler(*arguments)
+
+    monkeypatch.setattr(loader, "compile_and_pin", counted)
+    guard = new_guard(paths)
+    assert guard.ensure_loaded().compiled
+    before = verdicts(guard, paths)
+    reboot(paths)
+    guard = new_guard(paths)
+    assert not guard.ensure_loaded().compiled
+    assert (verdicts(guard, paths), len(runs)) == (before, 1)
+    assert DROP in before
+
+    # What the kernel refuses is compiled again, and kept anew.
+    (kept,) = paths.programs.iterdir()
+    codes = bytecode.read(kept)
+    assert codes is not None
+    bytecode.write(
+        kept, {name: replace(code, instructions=b"\x95" + bytes(7)) for name, code in codes.items()}
+    )
+    reboot(paths)
+    guard = new_guard(paths)
+    assert guard.ensure_loaded().compiled
+    assert (verdicts(guard, paths), len(runs)) == (before, 2)
+    assert bytecode.read(kept) == codes
 
 
 def test_nothing_is_attached_before_the_members_are_known(

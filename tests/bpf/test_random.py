@@ -30,6 +30,7 @@ from tests.bpf.harness import (
 from tests.bpf.model import Rules, judge
 from tests.bpf.mutations import must_be_refused, mutations
 from tests.bpf.test_verdicts import EGRESS_CASES, INGRESS_CASES
+from tests.budget import examples
 
 from wardmesh.datapath.contract import DROP_REASONS, EGRESS, INGRESS, MARK
 
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.netns
 
 RULES = Rules(FLEET, frozenset({LISTEN_PORT}), frozenset(EXCEPTIONS))
 SEED = 0x57A2D
-COUNT = 120_000
+COUNT = examples(120_000)
 TELLING = (0, 255, 6, 17, 43, 44, 51, 58, 60, 0x45, 0x60, 0xCA, 0x9F, 22, 135)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from wardmesh.discovery.clusters import read_clusters
 from wardmesh.model.config import parse_config
 from wardmesh.model.schema import BY_PATH, PREFIXES
 
@@ -38,4 +39,4 @@ def test_every_seed_configuration_loads() -> None:
     whole = [text for text in texts if text.startswith("cluster:\n")]
     assert len(whole) >= 6
     for text in whole:
-        parse_config(text, "seed")
+        read_clusters(parse_config(text, "seed"))

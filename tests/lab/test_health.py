@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.waiting import wait_for
 
 from conftest import Fleet, changed
+from hardening import check_nobody, check_stranger
 from lab import Host, Lab
 
 pytestmark = pytest.mark.container
@@ -44,20 +45,15 @@ spec:
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Three hosts that check each other every second, with the firewall on and no policy."""
-    made = Fleet(Lab.up(3, "health"), tmp_path_factory.mktemp("health"))
+    made = Fleet(Lab.up(3, "health"), tmp_path_factory.mktemp("health"), compiled=False)
     made.play("site", "-e", CONFIG)
     yield made
     made.lab.down()
 
 
-def until(question: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while True:
-        found = question()
-        if found:
-            return found
-        assert time.monotonic() < end, what
-        time.sleep(0.5)
+def until(question: Callable[[], Any], what: str) -> Any:
+    """Poll a host; each look is a command by SSH."""
+    return wait_for(question, what, 120, 0.5)
 
 
 def health(host: Host) -> dict[str, Any]:
@@ -152,6 +148,12 @@ def test_strangers_get_nothing_from_the_port(checked: Fleet) -> None:
     )
 
 
+def test_nobody_gets_more_than_that(checked: Fleet) -> None:
+    """Neither a user without rights, nor a machine that is no member."""
+    check_nobody(checked.lab, checked.lab.hosts[0])
+    check_stranger(checked.lab, [4240, 4244, 9962])
+
+
 def test_the_table_of_a_fleet_where_all_is_well(checked: Fleet) -> None:
     done = checked.play("connectivity", "-e", CONFIG)
     rows = table(done)
@@ -163,7 +165,7 @@ def test_the_table_of_a_fleet_where_all_is_well(checked: Fleet) -> None:
 
 def test_policies_are_expected_and_what_contradicts_them_fails_the_play(checked: Fleet) -> None:
     one, two, three = checked.lab.hosts
-    folder = checked.folder / "policies"
+    folder = checked.folder / "expected"  # not the fleet's: nobody rolls it out
     folder.mkdir(exist_ok=True)
     (folder / "db.yaml").write_text(POLICY)
     words = ("-e", CONFIG, "-e", json.dumps({"wardmesh_connectivity_policies": [str(folder)]}))
@@ -228,6 +230,70 @@ def test_a_host_that_is_down_is_noticed_and_named(checked: Fleet) -> None:
     finally:
         three.run("nft delete table inet off; systemctl start wardmesh-health")
     until(lambda: all_reachable(checked), "node3 is back")
+
+
+FORGET = """
+import sys
+sys.path.insert(0, "/usr/local/lib/wardmesh/current")
+from pathlib import Path
+from wardmesh.datapath import bpfsys
+(found,) = Path("/sys/fs/bpf/wardmesh").glob("maps-*/ipcache4")
+bpfsys.map_delete(bpfsys.obj_get(found), bytes([10, 99, 0, 2]))
+"""
+
+
+def drifted(host: Host, *words: str) -> dict[str, list[str]]:
+    """The parts of each host that `fleet drift` names."""
+    said = json.loads(host.run(" ".join(("wardmesh fleet drift -o json", *words)), check=False).stdout)
+    return {row["host"]: row["parts"] for row in said["hosts"] if row["drifted"]}
+
+
+def test_a_fleet_that_is_as_it_should_be_has_no_drift(checked: Fleet) -> None:
+    one, two, _three = checked.lab.hosts
+    until(lambda: all_reachable(checked), "everybody reaches everybody")
+    for host in (one, two):
+        assert drifted(host) == {}, host.run("wardmesh fleet drift", check=False).stdout
+    assert "3 of 3 hosts are as they should be" in one.run("wardmesh fleet drift").stdout
+    report = json.loads(one.run("wardmesh fleet digest -o json").stdout)
+    assert report["digest"] == report["wanted"] and len(report["parts"]) == 12
+    done = checked.play("drift", "-e", CONFIG)
+    assert "DRIFTED" not in done.stdout and flat(done).count(" ok") >= 3, done.stdout
+    assert set(changed(done).values()) == {0}
+
+
+def test_who_drifts_is_named_with_the_part(checked: Fleet) -> None:
+    """By the other members through the tunnel, before the agent has repaired it."""
+    one, two, three = checked.lab.hosts
+    two.run("mkdir -p /run/p; rm -f /run/p/*; cat > /run/p/db.yaml", stdin=POLICY)
+    two.run("wardmesh policy apply /run/p --replace")
+    one.run("python3 -", stdin=FORGET)  # the guard is compared every thirty seconds
+    try:
+        assert drifted(three) == {"node1": ["guard"], "node2": ["policies"]}
+        assert "10.99.0.2/32 is missing" in three.run("wardmesh fleet drift", check=False).stdout
+        three.run("systemctl stop wardmesh")
+        assert drifted(one)["node3"] == ["unknown"]
+        three.run("wg set wardmesh_wg0 peer $(wg show wardmesh_wg0 peers | head -1) remove")
+        done = flat(checked.play("drift", "-e", CONFIG))
+        assert re.search(r"node3 DRIFTED agent,peers ", done), done
+    finally:
+        three.run("systemctl start wardmesh")
+        put(checked, "")
+    until(lambda: drifted(three) == {}, "everything is as it should be again")
+
+
+def test_only_the_drifted_are_touched(checked: Fleet) -> None:
+    one = checked.lab.hosts[0]
+    one.run("echo '# by hand' >> /etc/wardmesh/config.yaml")
+    done = checked.play("site", "-e", CONFIG, "-e", "wardmesh_only_drifted=true")
+    counts = changed(done)
+    assert counts["node1"] > 0 and counts["node2"] == counts["node3"] == 0, done.stdout
+    _looked, _play, rest = done.stdout.partition("PLAY [Check every host]")
+    assert "[node1]" in rest.partition("PLAY RECAP")[0]
+    assert "[node2]" not in rest.partition("PLAY RECAP")[0]
+    until(lambda: all_reachable(checked), "nobody lost anybody")
+    assert len(one.run("wg show wardmesh_wg0 peers").stdout.split()) == 2
+    again = checked.play("site", "-e", CONFIG, "-e", "wardmesh_only_drifted=true")
+    assert set(changed(again).values()) == {0} and "TASK [wardmesh.fleet.preflight" not in again.stdout
 
 
 def test_a_second_run_changes_nothing(checked: Fleet) -> None:

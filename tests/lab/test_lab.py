@@ -50,7 +50,7 @@ def test_a_lab_that_was_killed_half_way_is_cleaned_up(kind: str) -> None:
         cwd=Path(__file__).parent,
     )
     # An overlay that is mounted, or a machine's process; images may have to be built before.
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600
     while f"labs/{NAME}/2" not in leftovers() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()

@@ -6,15 +6,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.unit.agent.observe.authority import authority, client
+from tests.waiting import wait_for
 
 from conftest import ROOT, Fleet, changed, changed_tasks
+from hardening import check_nobody, check_stranger
 from lab import Host, Lab
 from lab.pcap import read
 from prometheus import hurried, running
@@ -52,7 +53,7 @@ spec:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Three hosts with observer, relay and metrics; node2 listens and lets node1 in."""
-    made = Fleet(Lab.up(3, "observe"), tmp_path_factory.mktemp("observe"))
+    made = Fleet(Lab.up(3, "observe"), tmp_path_factory.mktemp("observe"), compiled=False)
     made.play("site", "-e", CONFIG)
     for host in made.lab.hosts:
         for name, text in (("server", SERVER), ("probe", PROBE)):
@@ -85,13 +86,15 @@ def told(flow: dict[str, Any]) -> tuple[object, ...]:
 
 
 def until(host: Host, since: float, count: int, *flags: str) -> list[dict[str, Any]]:
-    """So many flows, or those that are there after five seconds."""
-    end = time.monotonic() + 5
-    while True:
-        found = flows(host, since, *flags)
-        if len(found) >= count or time.monotonic() > end:
-            return found
-        time.sleep(0.2)
+    """The flows, as soon as there are so many."""
+    found: list[dict[str, Any]] = []
+
+    def enough() -> bool:
+        found[:] = flows(host, since, *flags)
+        return len(found) >= count
+
+    wait_for(enough, f"{count} flows of {' '.join(flags)} on {host.name}", 60, 0.3)
+    return found
 
 
 VERDICT, TRACE, DROP = 5, 4, 1
@@ -229,7 +232,7 @@ def test_members_are_asked_with_a_certificate_and_by_name(watched: Fleet) -> Non
     assert plain.returncode != 0
     own = (
         "--tls-ca-cert-files /etc/wardmesh/tls/ca.crt --tls-client-cert-file /etc/wardmesh/tls/hubble.crt "
-        "--tls-client-key-file /var/lib/wardmesh/keys/hubble.key"
+        "--tls-client-key-file /var/lib/wardmesh/tls/hubble.key"
     )
     ask = f"wardmesh observe --server tls://{two.address}:4244 --last 1 {own} --tls-server-name"
     assert one.run(f"{ask} {server_name('node2', 'default')}").stdout.strip()
@@ -264,7 +267,7 @@ def grep(text: str, folder: Path) -> list[str]:
 
 
 def test_no_key_of_tls_is_anywhere_but_in_its_place(watched: Fleet) -> None:
-    path = "/var/lib/wardmesh/keys/hubble.key"
+    path = "/var/lib/wardmesh/tls/hubble.key"
     kept = watched.folder / "wardmesh-ca/ca.key"
     secret = kept.read_text().splitlines()[1]
     assert kept.stat().st_mode & 0o777 == 0o600
@@ -284,13 +287,14 @@ def test_the_page_shows_the_fleet_to_this_host_alone(watched: Fleet) -> None:
     assert "<title>wardmesh</title>" in one.run("curl -sS -m 5 http://localhost:4246/").stdout
     assert reaches(one, two.address, 53, "udp")  # of port 80 there were drops, too
     ask = "curl -sS -m 10 'http://localhost:4246/api/v1/updates?from=node1&to=node2&port=53/udp'"
-    end = time.monotonic() + 30
-    while True:
-        answer = json.loads(one.run(ask).stdout)
-        if {row["node"].rpartition("/")[2] for row in answer["rows"]} == {"node1", "node2"}:
-            break
-        assert time.monotonic() < end, answer
-        time.sleep(0.5)
+
+    def both() -> Any:
+        found = json.loads(one.run(ask).stdout)
+        return (
+            found if {row["node"].rpartition("/")[2] for row in found["rows"]} == {"node1", "node2"} else None
+        )
+
+    answer = wait_for(both, "both ends of the connection are told", pause=0.5)
     assert answer["status"]["connected"] and answer["status"]["members"] == 3
     assert {edge["kind"] for edge in answer["edges"]} == {"encrypted"}
     assert "web" in {row["policies"] for row in answer["rows"]}
@@ -321,14 +325,23 @@ def test_metrics_answer_members_and_nobody_else(watched: Fleet) -> None:
     assert "200" not in outside.stdout
 
 
+def test_a_user_without_rights_gets_at_nothing(watched: Fleet) -> None:
+    assert all(check_nobody(watched.lab, host) > 30 for host in watched.lab.hosts)
+
+
+def test_who_is_no_member_gets_no_answer(watched: Fleet) -> None:
+    check_stranger(watched.lab, [4240, 4244, 4245, 4246, 9962])
+
+
 def test_enforcement_does_not_notice_who_looks(watched: Fleet) -> None:
     one, two, three = watched.lab.hosts
     two.run("systemctl kill -s KILL wardmesh-observer")
     assert reaches(one, two.address, 80) and not reaches(three, two.address, 80)
-    end = time.monotonic() + 30
-    while two.run("systemctl is-active wardmesh-observer", check=False).stdout.strip() != "active":
-        assert time.monotonic() < end, "the observer did not come back"
-        time.sleep(0.5)
+    wait_for(
+        lambda: two.run("systemctl is-active wardmesh-observer", check=False).stdout.strip() == "active",
+        "the observer is back",
+        pause=0.5,
+    )
     since = now_on(two)
     assert reaches(one, two.address, 80)
     assert len(until(two, since, 3, "--port", "80")) == 3
@@ -355,14 +368,6 @@ def test_what_audit_lets_through_becomes_a_policy(watched: Fleet) -> None:
     assert not reaches(three, two.address, 443)
 
 
-def eventually(question: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Asked until it is so."""
-    end = time.monotonic() + seconds
-    while not question():
-        assert time.monotonic() < end, what
-        time.sleep(0.3)
-
-
 def test_prometheus_scrapes_the_fleet_and_its_rules_fire_for_a_member_that_is_cut_off(watched: Fleet) -> None:
     """The server lives on node1. The cable of node3 is pulled, and later plugged in again."""
     one, two, three = watched.lab.hosts
@@ -373,21 +378,23 @@ def test_prometheus_scrapes_the_fleet_and_its_rules_fire_for_a_member_that_is_cu
     one_of_three = f"wl-{watched.lab.name}-1"
     cable = ["ip", "-n", f"wl-{watched.lab.name}", "link", "set", "p3"]
     with running(one_of_three, hurried(folder), watched.folder / "tsdb") as server:
-        eventually(
-            lambda: server.value("up") == {"node1": 1, "node2": 1, "node3": 1}, "all three are scraped"
+        wait_for(
+            lambda: server.value("up") == {"node1": 1, "node2": 1, "node3": 1},
+            "all three are scraped",
+            pause=0.5,
         )
         assert server.value('cilium_wireguard_peers{state="up"}') == {"node1": 2, "node2": 2, "node3": 2}
-        eventually(lambda: server.value("ALERTS") == {}, "no alert, not even a pending one")
+        wait_for(lambda: server.value("ALERTS") == {}, "no alert, not even a pending one", pause=0.5)
         subprocess.run([*cable, "down"], check=True)
         try:
             one.run("ip link del wardmesh_wg0")  # an idle tunnel stays up for minutes, a new one is not up
             wanted = {("WardmeshObserverDown", "node3"), ("WardmeshMemberUnreachable", "node3")}
-            eventually(lambda: server.firing() >= wanted, "alerts for node3")
+            wait_for(lambda: server.firing() >= wanted, "alerts for node3", pause=0.5)
             told = {name for name, _about in server.firing() - wanted}
             assert told <= {"CiliumWireGuardPeerDown"}  # where somebody still sends to node3
         finally:
             subprocess.run([*cable, "up"], check=True)
-        eventually(lambda: server.firing() == set(), "silence again", 120)
+        wait_for(lambda: server.firing() == set(), "silence again", 120, 0.5)
     for host in (one, three):
         host.run("wardmesh policy delete --all")
     apply(two, POLICY)

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import wait_for
 
 from conftest import Fleet, changed, changed_tasks
 from lab import Host, Lab
@@ -65,36 +67,36 @@ import socket, time
 link = socket.create_server(("", 8080)).accept()[0]
 while True: link.sendall(b"x"); time.sleep(0.02)
 """
-# The longest silence, in seconds, of what says a byte every 20 ms; 99 for a connection that ended.
+# The longest silence, in seconds, of what says a byte every 20 ms, until the file is there; 99 when it ended.
 LISTEN = """
-import socket, sys, time
+import os, socket, sys, time
 link = socket.create_connection((sys.argv[1], 8080)); link.settimeout(30)
-end, last, longest = time.monotonic() + float(sys.argv[2]), time.monotonic(), 0.0
+last, longest = time.monotonic(), 0.0
 print("connected", flush=True)
-while time.monotonic() < end:
+while not os.path.exists("/run/enough"):
     more = link.recv(1)
     longest, last = max(longest, time.monotonic() - last), time.monotonic()
     if not more: longest = 99.0; break
 print(longest)
 """
-# How many of the datagrams that are sent every 5 ms are answered.
+# How many of the datagrams that are sent every 5 ms are answered, until the file is there.
 KNOCK = """
-import socket, sys, time
+import os, socket, sys, time
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.settimeout(0.005); sock.connect((sys.argv[1], 53))
-end, answers = time.monotonic() + float(sys.argv[2]), 0
-while time.monotonic() < end:
-    sock.send(b"x")
+sent = answers = 0
+while not os.path.exists("/run/enough"):
+    sent += sock.send(b"x")
     try: answers += len(sock.recv(1))
     except TimeoutError: pass
-print(answers)
+print(sent, answers)
 """
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Three hosts with the firewall on and no policy; node2 listens."""
-    made = Fleet(Lab.up(3, "policy"), tmp_path_factory.mktemp("policy"))
+    made = Fleet(Lab.up(3, "policy"), tmp_path_factory.mktemp("policy"), compiled=False)
     made.play("site", "-e", CONFIG)
     for host in made.lab.hosts:
         for name, text in (("server", SERVER), ("probe", PROBE), ("hold", HOLD)):
@@ -223,16 +225,20 @@ def test_other_maps_open_nothing_and_cut_nothing(mesh: Fleet) -> None:
     apply(two, WEB.replace("PORT", "8080") + quiet)
     pusher = two.popen(f"python3 -c '{PUSH}'")
     time.sleep(1)
-    listener = one.popen(f"python3 -c '{LISTEN}' {two.address} 22")
+    listener = one.popen(f"python3 -c '{LISTEN}' {two.address}")
     assert listener.stdout is not None and listener.stdout.readline() == "connected\n"
-    knocker = three.popen(f"python3 -c '{KNOCK}' {two.address} 20")
+    knocker = three.popen(f"python3 -c '{KNOCK}' {two.address}")
     maps = "ls -d /sys/fs/bpf/wardmesh/firewall/maps-*"
     before = two.run(maps).stdout
     larger = json.dumps({"wardmesh_config": {"hostFirewall": {"enabled": True}, "bpf": {"flowsMax": 65536}}})
     mesh.play("site", "-e", larger, "--limit", "node2")
     assert two.run(maps).stdout != before
-    assert knocker.communicate(timeout=60)[0].strip() == "0"
-    assert float(listener.communicate(timeout=60)[0].strip()) < 5.0
+    for host in (one, three):
+        host.run("touch /run/enough")
+    sent, answered = map(int, knocker.communicate(timeout=60)[0].split())
+    assert sent > 500 and answered == 0
+    # Retransmissions bring it through the moment in which its flow is not known: seconds, and more when busy.
+    assert float(listener.communicate(timeout=60)[0].strip()) < 30.0
     pusher.terminate()
     mesh.play("site", "-e", CONFIG)
     apply(two, WEB.replace("PORT", "80"))
@@ -243,11 +249,8 @@ def test_it_holds_over_a_restart_of_the_host_with_a_broken_file(mesh: Fleet) -> 
     two.run("echo 'kind: [' > /etc/wardmesh/policies/broken.yaml")
     mesh.lab.reboot(two)
     two.run("cat > /run/server.py", stdin=SERVER)
-    two.run(
-        "systemd-run -q --unit=listen python3 /run/server.py; sleep 0.5; wardmesh status --wait 30",
-        check=False,
-    )
-    assert reaches(one, two.address, 80)
+    two.run("systemd-run -q --unit=listen python3 /run/server.py")
+    wait_for(lambda: reaches(one, two.address, 80), "the host is back", pause=0.5)
     assert not reaches(three, two.address, 80) and not reaches(one, two.address, 443)
     status = json.loads(two.run("wardmesh status -o json").stdout)
     assert any("broken.yaml" in problem for problem in status["problems"])
@@ -256,18 +259,26 @@ def test_it_holds_over_a_restart_of_the_host_with_a_broken_file(mesh: Fleet) -> 
 
 def test_a_trial_ends_by_itself_unless_it_is_confirmed(mesh: Fleet) -> None:
     one, two, _three = mesh.lab.hosts
-    apply(two, WEB.replace("PORT", "443"), "--confirm-within 4")
+    apply(two, WEB.replace("PORT", "443"), "--confirm-within 15")
     assert reaches(one, two.address, 443) and not reaches(one, two.address, 80)
-    time.sleep(5)
-    assert reaches(one, two.address, 80) and not reaches(one, two.address, 443)
-    apply(two, WEB.replace("PORT", "443"), "--confirm-within 4")
+    wait_for(lambda: reaches(one, two.address, 80), "the old policy is back", pause=0.5)
+    assert not reaches(one, two.address, 443)
+    apply(two, WEB.replace("PORT", "443"), "--confirm-within 10")
     two.run("wardmesh policy confirm")
-    time.sleep(5)
+    time.sleep(11)
     assert reaches(one, two.address, 443)
 
 
+def comes_in(host: Host) -> bool:
+    """Is there an answer to a new login? One that is cut off in the middle has none."""
+    try:
+        return host.run("true", check=False, timeout=8, fresh=True).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
 def test_a_lock_out_of_ssh_is_undone_by_the_host(mesh: Fleet, tmp_path: Path) -> None:
-    """Without the failsafe for SSH, a policy that admits nobody cuts the controller off: for four seconds."""
+    """Without the failsafe for SSH, a policy that admits nobody cuts SSH off until its trial ends."""
     _one, two, _three = mesh.lab.hosts
     two.run("wardmesh policy delete --all")
     two.run(
@@ -276,16 +287,13 @@ def test_a_lock_out_of_ssh_is_undone_by_the_host(mesh: Fleet, tmp_path: Path) ->
     )
     closed = WEB.replace("PORT", "1")
     two.run("mkdir -p /run/p; cat > /run/p/web.yaml", stdin=closed)
-    started = time.monotonic()
     # In a unit of its own: the session that asks for it is cut off before it gets its answer.
     two.run(
         "systemd-run -q --on-active=1 --timer-property=AccuracySec=100ms"
-        " wardmesh policy apply /run/p --replace --confirm-within 10"
+        " wardmesh policy apply /run/p --replace --confirm-within 20"
     )
-    time.sleep(3)
-    assert two.run("true", check=False, timeout=20).returncode != 0
+    wait_for(lambda: not comes_in(two), "nobody comes in", pause=0.5)
     mesh.lab.wait(two)
-    assert 10 < time.monotonic() - started < 40
     assert "in force again" in json.loads(two.run("wardmesh policy get -o json").stdout)["lastTrial"]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import pings
 from conftest import ROOT, Fleet, changed, changed_tasks
 from lab import Lab
 from lab.pcap import plain_between, read
@@ -110,15 +110,16 @@ def test_an_upgrade_that_fails_on_one_host_loses_nobody_and_leaks_nothing(
     two.run("mount --bind /usr/local/lib/wardmesh /usr/local/lib/wardmesh")
     two.run("mount -o remount,ro,bind /usr/local/lib/wardmesh")
     with rollout.lab.capture(tmp_path / "c.pcap"):
-        floods = [one.popen("ping -q -i 0.02 -w 25 10.99.0.3"), two.popen("ping -q -i 0.02 -w 25 fd99::1")]
-        time.sleep(1)
+        running = [
+            (one, pings.begin(one, three, "-i 0.02")),
+            (two, pings.begin(two, one, "-i 0.02", "address6")),
+        ]
         done = rollout.play("wardmesh.fleet.site", check=False)
-        lost = [flood.communicate(timeout=60)[0] for flood in floods]
+        assert [pings.lost(host, unit, at_least=100) for host, unit in running] == [0, 0]
     two.run("umount /usr/local/lib/wardmesh")
     assert done.returncode == 2 and "failed=1" in done.stdout, done.stdout
-    assert [" 0% packet loss" in line for line in lost] == [True, True], lost
     assert not plain_between(tmp_path / "c.pcap", addresses(rollout))
-    assert len(list(read(tmp_path / "c.pcap"))) > 2000
+    assert len(list(read(tmp_path / "c.pcap"))) > 400
     assert peers(rollout) == {"node1": 2, "node2": 2, "node3": 2}
     assert [host.run("wardmesh version").stdout.split()[1] for host in (one, two, three)] == [
         "0.1.1",
@@ -137,9 +138,10 @@ def test_an_upgrade_is_rolled_back(rollout: Fleet) -> None:
     rollout.play(str(playbook))
     for host in rollout.lab.hosts:
         assert "0.1.0" in host.run("wardmesh version").stdout
-        host.run("wardmesh status --wait 20")
+        host.run("wardmesh status --wait 120")
 
 
+KEPT = "/var/lib/wardmesh/programs"
 FULL = """
 mount -t tmpfs -o size=256k tmpfs /mnt; cp -a {folder}/. /mnt; mount --bind /mnt {folder}
 dd if=/dev/zero of=/mnt/fill bs=1k 2>/dev/null; cat /dev/zero >> /mnt/fill 2>/dev/null
@@ -185,7 +187,7 @@ def test_a_full_disk_leaves_the_last_good_state(rollout: Fleet, folder: str, com
 def test_a_missing_part_is_named_and_nothing_opens(
     rollout: Fleet, tmp_path: Path, hide: str, words: str
 ) -> None:
-    """The device and the pinned programs are gone as well, so that the agent needs the part."""
+    """The device, or all that was compiled, is gone as well, so that the agent needs the part."""
     one, two = rollout.lab.hosts[:2]
     tunnel = hide == "/usr/bin/wireguard-go"
     one.run("touch /run/empty-file; mkdir -p /run/empty-folder")
@@ -194,13 +196,13 @@ def test_a_missing_part_is_named_and_nothing_opens(
         with rollout.lab.capture(tmp_path / "c.pcap"):
             flood = two.popen("ping -q -i 0.05 -w 8 10.99.0.1")
             one.run("systemctl stop wardmesh")
-            one.run("ip link del wardmesh_wg0" if tunnel else "rm -r /sys/fs/bpf/wardmesh")
+            one.run("ip link del wardmesh_wg0" if tunnel else f"rm -r /sys/fs/bpf/wardmesh {KEPT}")
             one.run("systemctl start wardmesh", check=False)
             one.run("ping -q -c 20 -i 0.05 10.99.0.2", check=False)
             flood.communicate(timeout=30)
         told = one.run("wardmesh status; journalctl -u wardmesh --no-pager -n 30", check=False)
     finally:
         one.run(f"umount {hide}; systemctl reset-failed wardmesh; systemctl restart wardmesh")
-        one.run("wardmesh status --wait 20")
+        one.run("wardmesh status --wait 120")
     assert words in told.stdout + told.stderr
     assert not plain_between(tmp_path / "c.pcap", addresses(rollout))

@@ -90,7 +90,10 @@ class Agent:
         self._peers: dict[str, Any] = {}
 
     def set_fleet(self, facts: list[MemberFacts]) -> None:
-        self.fleet = fleet_of(facts)
+        self.set_map(fleet_of(facts))
+
+    def set_map(self, fleet: FleetMap) -> None:
+        self.fleet = fleet
         self._peers = desired_peers(self.fleet, self.name)
 
     def reconcile(self, sealed: bool = False) -> list[str]:
@@ -157,6 +160,10 @@ def restart() -> None:
 
 def set_fleet(facts: list[MemberFacts]) -> None:
     the().set_fleet(facts)
+
+
+def set_map(fleet: FleetMap) -> None:
+    the().set_map(fleet)
 
 
 def reconcile(sealed: bool = False) -> list[str]:

@@ -151,6 +151,29 @@ def spawn(name: str, scratch: Path) -> Host:
 
 
 @contextmanager
+def spawned(*names: str) -> Iterator[list[Host]]:
+    """Hosts with nothing but a loopback; join them with cable."""
+    scratch = Path(tempfile.mkdtemp(prefix="wardmesh-netns-"))
+    made: list[Host] = []
+    try:
+        made += [spawn(name, scratch / name) for name in names]
+        yield made
+    finally:
+        for host in made:
+            host.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def cable(one: Host, device: str, address: str, other: Host, its_device: str, its_address: str) -> None:
+    """A link between two hosts, with an address at each end; "" is none."""
+    one.run("ip", "link", "add", device, "type", "veth", "peer", "name", its_device, "netns", str(other.pid))
+    for host, name, text in ((one, device, address), (other, its_device, its_address)):
+        host.run("ip", "link", "set", name, "up")
+        if text:
+            host.run("ip", "address", "add", text, "dev", name)
+
+
+@contextmanager
 def hosts(count: int, *, mtus: Sequence[int] = ()) -> Iterator[list[Host]]:
     """count hosts with eth0 on one bridge: 10.98.0.N and fd98::N, default routes nowhere."""
     scratch = Path(tempfile.mkdtemp(prefix="wardmesh-netns-"))

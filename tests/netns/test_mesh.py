@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.netns import agent, wire
+from tests.netns import agent, forger, wire
 from tests.netns.conftest import Mesh
 from tests.netns.hosts import Host
 from tests.waiting import wait_for
@@ -50,6 +50,27 @@ def test_without_the_tunnel_the_capture_does_see_the_text(mesh: Mesh, tmp_path: 
         wire.send(first, "10.98.0.2")
     assert wire.packets(recorded, wire.PLAIN)
     assert b"secret-text" in recorded.read_bytes()
+
+
+def test_a_member_cannot_speak_in_anothers_name(mesh: Mesh) -> None:
+    first, _second, third = mesh.hosts
+    first.call(forger.listen, "10.98.0.1")
+    third.call(forger.say, "10.98.0.2", "10.98.0.1", b"as node2")
+    third.call(forger.say, "10.98.0.3", "10.98.0.1", b"as myself")
+    assert first.call(forger.heard_until, b"as myself") == [("10.98.0.3", b"as myself")]
+
+
+def test_what_was_overheard_is_worth_nothing_when_sent_again(mesh: Mesh) -> None:
+    first, second, third = mesh.hosts
+    first.call(forger.listen, "10.98.0.1")
+    third.call(forger.say, "10.98.0.3", "10.98.0.1", b"once")
+    assert first.call(forger.heard_until, b"once")
+    messages = first.call(forger.overheard, "10.98.0.3")
+    assert messages and not any(b"once" in message for message in messages)
+    for host in (second, third):
+        host.call(forger.again, "10.98.0.1", messages)
+    third.call(forger.say, "10.98.0.3", "10.98.0.1", b"after")
+    assert first.call(forger.heard_until, b"after") == [("10.98.0.3", b"after")]
 
 
 def test_rules_and_routes_are_those_of_the_contract(mesh: Mesh) -> None:

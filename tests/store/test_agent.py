@@ -17,9 +17,14 @@ from etcd_server import Etcd, until
 from tests.loading import load
 from tests.unit.agent.discovery.samples import item, key
 
+from wardmesh.cli.store_reports import from_store
 from wardmesh.daemon import discovering, inputs
 from wardmesh.daemon.discovering import Discovering
 from wardmesh.daemon.engine import Engine
+from wardmesh.discovery.keys import state_key
+from wardmesh.health.drift import PARTS, Report, compare, document, judge_all
+from wardmesh.health.showing import Shown, health_document
+from wardmesh.host.files import write_atomic
 from wardmesh.model.fleetmap import canonical, digest_of
 from wardmesh.model.labels import labels_document
 
@@ -162,6 +167,39 @@ def test_a_start_without_the_store_keeps_who_was_known(host: Host, etcd: Etcd) -
     assert {member.name for member in again.mesh.others} == {"h2", "h3"} if again.mesh else False
     follower.close()
     other.end()
+
+
+def test_what_a_host_shows_of_itself_is_in_the_store_for_as_long_as_its_lease(host: Host, etcd: Etcd) -> None:
+    other = Agent(3, etcd.settings())
+    other.follower.shown = lambda: b"another format"
+    other.start()
+    host.has("h2", "h3")
+    host.registered()
+    parts = tuple(compare(name, {"a": name}, {"a": "b" if name == "peers" else name}) for name in PARTS)
+    row = {
+        "name": "h2",
+        "state": "unreachable",
+        "path": "tunnel",
+        "latency": None,
+        "loss": 1.0,
+        "jitter": None,
+    }
+    health = health_document({"peers": [row], "counts": {}})
+    write_atomic(host.paths.shown, Shown().of(document(Report("h1", parts)), health, 0.0))
+    until(lambda: {state_key("c", f"h{n}") for n in (1, 3)} <= set(states(etcd)), f"both: {states(etcd)}")
+    assert host.engine.mesh is not None
+    reports, peers = from_store(host.paths, host.engine.mesh.fleet)
+    found = {item.host: item for item in judge_all(reports, {})}
+    assert set(found["h1"].reasons) == {"peers"} and peers["h1"]["h2"]["state"] == "unreachable"
+    assert "wrote nothing" in found["h2"].words() and "cannot be read" in found["h3"].words()
+    assert host.discovering.state["showing"] == ""
+    other.end()
+    host.discovering.close()
+    until(lambda: not states(etcd), "they go with the leases")
+
+
+def states(etcd: Etcd) -> list[str]:
+    return etcd.ctl("get", "wardmesh/v1/c/state/", "--prefix", "--keys-only").split()
 
 
 def test_the_process_ends_with_the_agent_and_with_the_configuration(host: Host) -> None:

@@ -15,7 +15,7 @@ from tests.unit.agent.discovery.samples import CLUSTER, item
 
 from wardmesh.cli.main import main
 from wardmesh.discovery import etcd as client
-from wardmesh.discovery.keys import node_key
+from wardmesh.discovery.keys import node_key, state_key
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import canonical, digest_of
 
@@ -83,7 +83,8 @@ def test_each_member_writes_its_own_record_and_a_second_run_changes_nothing(etcd
     for agent in agents:
         agent.knows(1, 2)
         agent.end()
-    for key in (node_key("c", "h2"), node_key("other", "h1"), "cilium/x", "x"):
+    assert may_write(etcd, "h1", state_key("c", "h1"))
+    for key in (node_key("c", "h2"), state_key("c", "h2"), node_key("other", "h1"), "cilium/x", "x"):
         assert not may_write(etcd, "h1", key)
     assert not may_write(etcd, "h3", node_key("c", "h3"))
 

@@ -17,7 +17,10 @@ from tests.unit.agent.observe.ui_page import LivePage
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # A test's server ends before its browser looks away: the page's next question finds nobody.
-GONE = ("net::ERR_CONNECTION_REFUSED", "net::ERR_CONNECTION_RESET", "net::ERR_EMPTY_RESPONSE")
+GONE = tuple(
+    f"net::ERR_{why}"
+    for why in ("CONNECTION_REFUSED", "CONNECTION_RESET", "EMPTY_RESPONSE", "SOCKET_NOT_CONNECTED")
+)
 # Before any script of the page: what its policy forbids, and what nobody caught.
 WATCH = """
 window.violations = [];

@@ -21,6 +21,7 @@ GENERATORS = (
     "gen_health_figures",
     "gen_dashboards",
     "gen_descriptors",
+    "gen_unit_sandboxes",
 )
 
 
@@ -69,7 +70,7 @@ def all_checks() -> list[Check]:
     python = sys.executable
     c_files = [str(f) for f in files if f.suffix in (".c", ".h")]
     shell = [str(f) for f in files if is_shell(f)]
-    on_hosts = _existing("agent/wardmesh", "plugins/plugin_utils")
+    on_hosts = _existing("agent/wardmesh", "agent/zipapp_main.py", "plugins/plugin_utils")
     on_controller = _existing("tools", "tests/lab/lab", "tests/bench/bench", "agent/build_zipapp.py")
     playbooks = _existing("galaxy.yml")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every Molecule scenario, as a user of the collection would run it in CI; each scenario counts as one."""
+"""Molecule scenarios, as a user of the collection would run them in CI; each scenario counts as one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from checks.results import PartResult
 from checks.running import LOGS, REPO, Progress, log_tail
 
 LIMIT_SECONDS = 600.0
+# Of the others each promise is tested in tests/lab already; `make molecule SCENARIO=all` runs them.
+SCENARIOS = ("default",)
 
 
 def run_molecule(progress: Progress) -> PartResult:
@@ -16,10 +18,9 @@ def run_molecule(progress: Progress) -> PartResult:
     result = PartResult("molecule")
     started = time.monotonic()
     env = {"MOLECULE_GLOB": "molecule/*/molecule.yml", "NO_COLOR": "1"}
-    for path in sorted(REPO.glob("molecule/*/molecule.yml")):
-        name = path.parent.name
+    for name in SCENARIOS:
         log = LOGS / f"molecule-{name}.log"
-        argv = [str(REPO / ".venv/bin/molecule"), "test", "-s", name]
+        argv = [str(REPO / "tools/molecule.sh"), name]
         status = progress.run(f"molecule {name}", argv, log, LIMIT_SECONDS, env)
         if status == 0:
             result.passed += 1

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator, Optional
@@ -32,6 +32,22 @@ def _last_line(log: Path) -> str:
     return next((line.strip()[:100] for line in reversed(lines) if line.strip()), "")
 
 
+def processors() -> Callable[[], float]:
+    """The share of all processors' time that was used since this call, 0 to 1, whenever it is asked for."""
+
+    def used() -> tuple[int, int]:
+        fields = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(fields) - fields[3] - fields[4], sum(fields)  # the fourth and fifth are idle and iowait
+
+    busy, total = used()
+
+    def share() -> float:
+        now_busy, now_total = used()
+        return (now_busy - busy) / max(1, now_total - total)
+
+    return share
+
+
 @dataclass
 class Progress:
     """Prints lines with the elapsed time in front, and a heartbeat that names what is still running."""
@@ -40,6 +56,7 @@ class Progress:
     running: dict[str, Path] = field(default_factory=dict)
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    thread: threading.local = field(default_factory=threading.local)
 
     def say(self, line: str) -> None:
         """Print one line, never mixed with another thread's."""
@@ -73,6 +90,15 @@ class Progress:
         for process in processes:
             _end_group(process)
 
+    @contextmanager
+    def behind(self, niceness: int) -> Iterator[None]:
+        """What this thread runs in the block takes the processors after others: 19 only what they leave."""
+        self.thread.behind = niceness
+        try:
+            yield
+        finally:
+            self.thread.behind = 0
+
     def run(
         self,
         name: str,
@@ -84,11 +110,12 @@ class Progress:
     ) -> int:
         """Run `argv` with both outputs in `log`; the exit status, or TIMED_OUT after `limit` seconds."""
         log.parent.mkdir(parents=True, exist_ok=True)
+        behind = getattr(self.thread, "behind", 0)
         with log.open("wb") as stream:
             stream.write(f"$ {' '.join(argv)}\n".encode())
             stream.flush()
             process = subprocess.Popen(
-                list(argv),
+                ["nice", "-n", str(behind), *argv] if behind else list(argv),
                 cwd=cwd,
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
@@ -96,6 +123,11 @@ class Progress:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            if behind:
+                with suppress(
+                    OSError
+                ):  # a kernel that shares time among sessions first, and then by niceness
+                    Path(f"/proc/{process.pid}/autogroup").write_text(str(behind))
             with self.lock:
                 self.running[name] = log
                 self.processes[process.pid] = process

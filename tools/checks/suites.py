@@ -24,19 +24,21 @@ class Suite:
 
 
 SUITES = (
-    Suite("unit", "tests/unit", 900),
+    Suite("unit", "tests/unit", 2400),
     # In a browser; drawing is done by the processor.
-    Suite("ui", "tests/ui", 600),
-    Suite("bpf", "tests/bpf", 600),
+    Suite("ui", "tests/ui", 1200),
+    Suite("bpf", "tests/bpf", 1200),
     # Real etcd servers on loopback ports.
-    Suite("store", "tests/store", 600),
-    Suite("netns", "tests/netns", 600),
+    Suite("store", "tests/store", 1200),
+    Suite("netns", "tests/netns", 1200),
     Suite("conformance", "tests/conformance", 600),
-    Suite("lab", "tests/lab", 2000, marks="not vm and not beside"),
+    Suite("lab", "tests/lab", 2700, marks="not vm and not beside"),
     # Labs of their own, which may stand beside the others'.
-    Suite("beside", "tests/lab", 1200, marks="beside"),
-    # Emulated processors: eight minutes on two cores, which other parts use too.
-    Suite("vm", "tests/lab", 1800, marks="vm"),
+    Suite("beside", "tests/lab", 2700, marks="beside"),
+    # Emulated processors: they take most of two cores.
+    Suite("vm", "tests/lab", 2400, marks="vm and not slow"),
+    # A quarter of an hour of emulated machines whose power goes.
+    Suite("slow", "tests/lab", 2400, marks="slow"),
 )
 
 

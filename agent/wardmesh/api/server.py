@@ -21,12 +21,36 @@ from wardmesh.model.errors import WardmeshError
 Body = Mapping[str, Any]
 Routes = Mapping["tuple[str, str]", Callable[[Body], Mapping[str, Any]]]
 _LONGEST_BODY = 8 << 20  # a whole set of policies
+MOST_CLIENTS = 64  # each has a thread of the process that enforces
 
 
 class _Listener(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     request_queue_size = 64
     routes: Routes
+
+    def __init__(self, path: str) -> None:
+        self._room = threading.BoundedSemaphore(MOST_CLIENTS)
+        super().__init__(path, _Request)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
+        """Only so many at once; who comes then is closed, and may try again."""
+        return self._room.acquire(blocking=False)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Into a thread; one that cannot be made gives its place back."""
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:
+            self._room.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """One client's thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hung up is none of our business."""
@@ -102,7 +126,7 @@ class Server:
         path.unlink(missing_ok=True)
         old = os.umask(0o177)  # nobody may connect before the socket has its group
         try:
-            self._listener = _Listener(str(path), _Request)
+            self._listener = _Listener(str(path))
         except OSError as error:
             raise WardmeshError(
                 "cannot listen",

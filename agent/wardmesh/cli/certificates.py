@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wardmesh.cli.fleet import installed_fleet
 from wardmesh.cli.output import emit, paths_of
-from wardmesh.daemon.inputs import own_public_key
+from wardmesh.daemon.own_keys import own_member, own_public_keys
 from wardmesh.host.certificates import Request, install, installed, request
 from wardmesh.host.files import read_bytes
 from wardmesh.host.paths import Paths
@@ -20,7 +20,7 @@ from wardmesh.model.errors import WardmeshError
 def _member(paths: Paths) -> tuple[str, str]:
     """This host's name in the fleet map, and its cluster's; two empty texts before the first rollout."""
     fleet = installed_fleet(paths)
-    own = fleet.by_key(own_public_key(paths)) if fleet is not None else None
+    own = own_member(fleet, own_public_keys(paths)) if fleet is not None else None
     return (own.name, fleet.cluster.name) if own is not None and fleet is not None else ("", "")
 
 

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from wardmesh import __version__
 from wardmesh.api import client
 from wardmesh.cli.fleet import installed_fleet
-from wardmesh.cli.kernel import firewall_folder, open_firewall, open_guard
 from wardmesh.cli.local import read_config
 from wardmesh.cli.state import health_of
 from wardmesh.datapath.contract import ARRAYS, DIRECTIONS, EGRESS, INGRESS, REASONS
 from wardmesh.datapath.fw_contract import FLOW_TABLES
+from wardmesh.datapath.open_pinned import firewall_folder, open_firewall, open_guard
 from wardmesh.datapath.tc import FIREWALL_PREFIX, PREFIX, Filter, Tc
 from wardmesh.health import facts as f
 from wardmesh.health.packet_filters import iptables_chain, nft_chains

@@ -13,7 +13,7 @@ from wardmesh.cli.state import LIMIT
 from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, check_succession, diff_maps, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap, Member, check_succession, diff_maps, parse_fleet_map
 
 
 def members(fleet: FleetMap | None) -> str:
@@ -21,10 +21,15 @@ def members(fleet: FleetMap | None) -> str:
     if fleet is None:
         return ""
     rows = [
-        f"{member.name} {member.key[:10]}… {member.endpoint} {' '.join(map(str, member.networks()))}"
+        f"{member.name} {_keys(member)} {member.endpoint} {' '.join(map(str, member.networks()))}"
         for member in fleet.members
     ]
     return "\n".join([f"generation {fleet.generation}", *rows]) + "\n"
+
+
+def _keys(member: Member) -> str:
+    following = f" then {member.next_key[:10]}…" if member.next_key else ""
+    return f"{member.key[:10]}…{following}"
 
 
 def _current(paths: Paths) -> FleetMap | None:
@@ -113,6 +118,7 @@ def fleet_show(args: argparse.Namespace) -> int:
         {
             "name": member.name,
             "key": member.key,
+            **({"nextKey": member.next_key} if member.next_key else {}),
             "addresses": [str(address) for address in member.addresses],
             "endpoint": str(member.endpoint),
             "allowedIPs": [str(network) for network in member.allowed_ips],

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from wardmesh.api.server import Body, Routes, Server
+from wardmesh.cli.digest_teller import Teller
 from wardmesh.cli.local import EX_CONFIG
 from wardmesh.cli.verdicts import Verdicts
 from wardmesh.daemon.figures import Delays
-from wardmesh.daemon.inputs import noted_public_key
 from wardmesh.daemon.log import LOG, setup_log
 from wardmesh.daemon.notify import Notifier
+from wardmesh.daemon.own_keys import noted_public_keys, own_member
 from wardmesh.health.loop import Loop
 from wardmesh.health.prober import Prober
 from wardmesh.health.record import Peer, document, explain, summary
@@ -30,6 +31,7 @@ from wardmesh.host.paths import Paths
 from wardmesh.model.config import HealthConfig, parse_config
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
+from wardmesh.wireguard.mark import OWN_PREFIX
 
 LOOK = 2.0  # seconds between two looks at whether the map has changed
 ASK = 5.0  # seconds that a reader waits for the loop
@@ -47,7 +49,10 @@ class Health:
         self._verdicts, self._explaining = Verdicts(paths), threading.Lock()
         self._delays: dict[tuple[bool, str], Delays] = {}
         self._prober = Prober(self.loop, self._device, self._note, config.interval, time.time(), port)
-        self._responder = Responder(self.loop, self._admits, port)
+        teller = Teller(self.loop, paths)
+        self._responder = Responder(
+            self.loop, self._admits, port, by_tunnel=self._by_tunnel, tell=teller.tell
+        )
         self._members: frozenset[str] = frozenset()
         self._own = ""
         self._seen: object = None
@@ -58,6 +63,9 @@ class Health:
             return way_to(self._netlink, address).device
         except OSError:
             return ""
+
+    def _by_tunnel(self, address: str) -> bool:
+        return self._device(address).startswith(OWN_PREFIX)
 
     def _note(self, primary: bool, protocol: str, seconds: float) -> None:
         key = (primary, protocol)
@@ -74,7 +82,7 @@ class Health:
 
     def _look(self) -> None:
         self.loop.at(self.loop.clock() + LOOK, self._look)
-        seen = (stamp(self._paths.fleet_in_force), noted_public_key(self._paths))
+        seen = (stamp(self._paths.fleet_in_force), noted_public_keys(self._paths))
         if seen == self._seen:
             return
         try:
@@ -86,8 +94,8 @@ class Health:
         self._seen, self._problem = seen, ""
         self._take(fleet, seen[1])
 
-    def _take(self, fleet: FleetMap | None, key: str) -> None:
-        own = fleet.by_key(key) if fleet is not None and key else None
+    def _take(self, fleet: FleetMap | None, keys: tuple[str, ...]) -> None:
+        own = own_member(fleet, keys) if fleet is not None else None
         if fleet is None or own is None:
             self._own, self._members = "", frozenset()
             self._problem = "this host is in no fleet map"

@@ -5,42 +5,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 from wardmesh.cli.fleet import fleet_in_force
 from wardmesh.cli.local import read_config
 from wardmesh.cli.output import emit, paths_of, table
 from wardmesh.cli.rule_names import RuleNames
-from wardmesh.datapath import contract, fw_contract
-from wardmesh.datapath.fw_view import PinnedFirewall
 from wardmesh.datapath.guard_view import ipcache
-from wardmesh.datapath.pinned import PinnedMaps
-from wardmesh.datapath.pins import Pins
-from wardmesh.host.paths import Paths
-from wardmesh.model.config import Config
+from wardmesh.datapath.open_pinned import firewall_folder, open_firewall, open_guard
 from wardmesh.model.fleetmap import FleetMap
 from wardmesh.model.identity import RESERVED, identities
-
-
-def _sizes(config: Config) -> tuple[int, int, int]:
-    return config.members_max, config.firewall.rows_max, config.firewall.flows_max
-
-
-def firewall_folder(paths: Paths, config: Config) -> Path:
-    """Where the firewall's maps are pinned; absent where it is off."""
-    return Pins(paths.bpffs / "firewall").maps(fw_contract.contract_hash(*_sizes(config)))
-
-
-def open_firewall(paths: Paths, config: Config) -> PinnedFirewall:
-    """The firewall's maps in the kernel; WardmeshError where there are none."""
-    specs = fw_contract.map_specs(*_sizes(config))
-    return PinnedFirewall(firewall_folder(paths, config), specs, config.firewall.rows_max)
-
-
-def open_guard(paths: Paths, config: Config) -> PinnedMaps:
-    """The guard's maps in the kernel; WardmeshError where there are none."""
-    folder = Pins(paths.bpffs).maps(contract.contract_hash(config.members_max))
-    return PinnedMaps(folder, contract.map_specs(config.members_max), "guard")
 
 
 def _names(fleet: FleetMap | None) -> dict[int, str]:
@@ -57,6 +30,9 @@ def ipcache_list(args: argparse.Namespace) -> int:
     fleet = fleet_in_force(paths)
     members = fleet.members if fleet else ()
     tunnels = {str(net): str(member.endpoint) for member in members for net in member.networks()}
+    nodes = {member.name: str(member.endpoint) for member in members}
+    for pod in fleet.workloads if fleet else ():
+        tunnels[f"{pod.address}/{pod.address.max_prefixlen}"] = nodes.get(pod.node, "")
     with open_guard(paths, read_config(paths.config, needed=False)) as guard:
         held = ipcache(guard)
     lines, rows = [], []

@@ -49,7 +49,7 @@ def listing(args: argparse.Namespace) -> int:
     """Labels of this host: those in force, and those that the fleet map does not know yet."""
     paths = paths_of(args)
     own, fleet = by_hand(paths), fleet_in_force(paths)
-    member = next((m for m in fleet.members if m.name == own_name(paths)), None) if fleet else None
+    member = fleet.by_name(own_name(paths)) if fleet else None
     held = sorted(member_labels(member, fleet.cluster.name)) if fleet and member else []
     known = dict(member.labels) if member else {}
     pending = {key: value for key, value in own.items() if known.get(key) != value}

@@ -12,6 +12,7 @@ from typing import Any
 
 from wardmesh.cli.labels import by_hand
 from wardmesh.cli.output import emit, paths_of
+from wardmesh.discovery.clusters import read_clusters
 from wardmesh.discovery.settings import read_settings
 from wardmesh.host.files import read_bytes
 from wardmesh.model.config import Config, parse_config
@@ -67,6 +68,7 @@ def config_validate(args: argparse.Namespace) -> int:
     path = args.file or paths_of(args).config
     config = read_config(path, needed=True)
     read_settings(config.values)
+    read_clusters(config)
     words = [f"{path}: {key}: not active in this version" for key in config.inactive]
     document = {"valid": True, "file": str(path), "inactive": list(config.inactive)}
     return emit(args, document, "\n".join([*words, f"{path}: valid"]))
@@ -95,7 +97,7 @@ def node_init(args: argparse.Namespace) -> int:
     """Make the key where there is none; print this host's public facts."""
     from wardmesh.host.netlink import Netlink
     from wardmesh.wireguard.devices import node_addresses
-    from wardmesh.wireguard.keys import load_or_create
+    from wardmesh.wireguard.keys import load_or_create, staged_key
 
     known = load_or_create(paths_of(args), dry_run=args.dry_run)
     with Netlink() as link:
@@ -106,6 +108,7 @@ def node_init(args: argparse.Namespace) -> int:
         "changed": known.created,
         "public_key": known.public_key,
         "key_generation": known.generation,
+        "next_public_key": staged_key(paths_of(args)),
         "addresses": addresses,
         "labels": labels,
     }

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from wardmesh.api import client
 from wardmesh.cli.fleet import fleet_in_force
-from wardmesh.cli.kernel import firewall_folder, open_firewall, open_guard
 from wardmesh.cli.local import read_config
 from wardmesh.datapath import contract, fw_contract
 from wardmesh.datapath.contract import ARRAYS, MapSpec
 from wardmesh.datapath.fw_contract import FLOW_TABLES
+from wardmesh.datapath.open_pinned import firewall_folder, open_firewall, open_guard
 from wardmesh.datapath.pinned import PinnedMaps
 from wardmesh.host.files import stamp
 from wardmesh.host.paths import Paths

@@ -52,11 +52,11 @@ def listen_addresses(paths: Paths, config: Config) -> list[str]:
     if config.metrics.addresses:
         return [str(address) for address in config.metrics.addresses]
     from wardmesh.cli.fleet import fleet_in_force
-    from wardmesh.daemon.inputs import own_public_key
+    from wardmesh.daemon.own_keys import noted_public_keys, own_member
 
     try:
         fleet = fleet_in_force(paths)
-        own = fleet.by_key(own_public_key(paths)) if fleet is not None else None
+        own = own_member(fleet, noted_public_keys(paths)) if fleet is not None else None
     except WardmeshError:  # metrics on loopback tell of it
         return []
     return [str(address) for address in own.addresses] if own is not None else []

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from wardmesh.cli.output import paths_of
-from wardmesh.daemon.inputs import noted_public_key
+from wardmesh.daemon.own_keys import noted_public_keys, own_member
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.client import Access, ObserverClient
@@ -144,8 +144,8 @@ def own_relay(paths: Paths) -> Access:
     from wardmesh.observe.own_relay import relay_access
     from wardmesh.observe.service import read_fleet, settings_of
 
-    fleet, own = read_fleet(paths), noted_public_key(paths)
-    member = fleet.by_key(own) if fleet is not None and own else None
+    fleet = read_fleet(paths)
+    member = own_member(fleet, noted_public_keys(paths)) if fleet is not None else None
     cluster = fleet.cluster.name if fleet is not None else ""
     return relay_access(settings_of(paths), member.name if member is not None else "", cluster)
 

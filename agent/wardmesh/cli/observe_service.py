@@ -15,9 +15,9 @@ from wardmesh.cli.local import EX_CONFIG
 from wardmesh.cli.metrics import serve
 from wardmesh.cli.output import paths_of
 from wardmesh.daemon.flow_source import KernelFlows
-from wardmesh.daemon.inputs import noted_public_key
 from wardmesh.daemon.log import setup_log
 from wardmesh.daemon.notify import Notifier
+from wardmesh.daemon.own_keys import noted_public_keys, own_member
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config
 from wardmesh.model.errors import WardmeshError
@@ -126,8 +126,7 @@ def own_name(paths: Paths) -> Callable[[FleetMap], str]:
     """Which member of a map this host is: the one with its public key."""
 
     def find(fleet: FleetMap) -> str:
-        key = noted_public_key(paths)
-        member = fleet.by_key(key) if key else None
+        member = own_member(fleet, noted_public_keys(paths))
         return member.name if member else ""
 
     return find

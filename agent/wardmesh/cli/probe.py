@@ -16,7 +16,7 @@ from wardmesh.cli.output import emit, paths_of, table
 from wardmesh.cli.text import ago
 from wardmesh.cli.tunnel_proof import Evidence, Prover
 from wardmesh.cli.verdicts import Verdicts
-from wardmesh.daemon.inputs import own_public_key
+from wardmesh.daemon.own_keys import own_member, own_public_keys
 from wardmesh.health import reach
 from wardmesh.health.connectivity import Expected, Outcome, Port, Target, judge_test, read_plan, row
 from wardmesh.health.pairs import targets
@@ -35,7 +35,7 @@ def _fleet(paths: Paths) -> tuple[FleetMap, Member]:
     fleet = fleet_in_force(paths)
     if fleet is None:
         raise WardmeshError("no fleet map on this host", where=str(paths.fleet), remedy="run the playbook")
-    own = fleet.by_key(own_public_key(paths))
+    own = own_member(fleet, own_public_keys(paths))
     if own is None:
         raise WardmeshError(
             "this host is not in the fleet map", where=str(paths.fleet), remedy="run site.yml"

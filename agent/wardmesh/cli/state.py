@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wardmesh import __version__
 from wardmesh.api import client
@@ -16,8 +16,12 @@ from wardmesh.cli.output import emit, paths_of
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 
+if TYPE_CHECKING:  # the file is read only where no observer and no checks answer
+    from wardmesh.model.config import Config
+
 POLL = 0.25  # seconds between two questions of status --wait
 HEALTH_ASK = 5.0  # seconds
+REFUSED = "not known: the configuration is refused"
 LIMIT = 330.0  # seconds; the agent itself gives up after 300
 
 
@@ -44,22 +48,41 @@ def status(args: argparse.Namespace) -> int:
     return 0
 
 
-def _hubble(args: argparse.Namespace) -> str:
-    """OK, disabled, or what is wrong with the observer."""
+def clustermesh_status(args: argparse.Namespace) -> int:
+    """The other clusters; 1 when one is not ready."""
+    data = client.call(paths_of(args).socket, "GET", "/v1/status")
+    rows = data.get("clustermesh", [])
+    emit(args, {"clusters": rows}, text.clustermesh(rows, data["time"]))
+    return 0 if all(row["ready"] for row in rows) else 1
+
+
+def _configured(paths: Paths) -> Config | None:
+    """What the file says; None where it is refused, which the agent names among its problems."""
     from wardmesh.cli.local import read_config
 
+    try:
+        return read_config(paths.config, needed=False)
+    except WardmeshError:
+        return None
+
+
+def _hubble(args: argparse.Namespace) -> str:
+    """OK, disabled, or what is wrong with the observer."""
     paths = paths_of(args)
     if client.listens(paths.hubble):
         return "OK"
-    wanted = read_config(paths.config, needed=False).values["hubble.enabled"]
-    return "wardmesh-observer does not answer" if wanted else "disabled"
+    config = _configured(paths)
+    if config is None:
+        return REFUSED
+    return "wardmesh-observer does not answer" if config.values["hubble.enabled"] else "disabled"
 
 
 def health_of(paths: Paths) -> dict[str, Any] | None:
     """What wardmesh-health knows; None where it is switched off, {"problems": …} where it does not answer."""
-    from wardmesh.cli.local import read_config
-
-    if not read_config(paths.config, needed=False).health.enabled:
+    config = _configured(paths)
+    if config is None:
+        return {"problems": [REFUSED]}
+    if not config.health.enabled:
         return None
     try:
         return client.call(paths.health, "GET", "/v1/health", timeout=HEALTH_ASK)
@@ -109,13 +132,15 @@ def encryption_status(args: argparse.Namespace) -> int:
 
 def encryption_key(args: argparse.Namespace) -> int:
     """Print the public key; needs no running agent."""
-    from wardmesh.wireguard.keys import load_or_create
+    from wardmesh.wireguard.keys import load_or_create, staged_key
 
     paths = paths_of(args)
     known = load_or_create(paths, dry_run=True)
     if known.public_key is None:
         raise WardmeshError("no key on this host", where=str(paths.key), remedy="run: wardmesh node init")
-    return emit(args, {"publicKey": known.public_key, "generation": known.generation}, known.public_key)
+    following = staged_key(paths)
+    document = {"publicKey": known.public_key, "generation": known.generation}
+    return emit(args, {**document, **({"nextPublicKey": following} if following else {})}, known.public_key)
 
 
 def encryption_mode(args: argparse.Namespace) -> int:

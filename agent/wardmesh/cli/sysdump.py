@@ -20,12 +20,12 @@ from wardmesh.api import client
 from wardmesh.cli import doctor
 from wardmesh.cli.doctor_facts import search_path
 from wardmesh.cli.fleet import installed_fleet
-from wardmesh.cli.kernel import open_firewall, open_guard
 from wardmesh.cli.local import read_config
 from wardmesh.cli.metric_sources import Sources
 from wardmesh.cli.output import emit, paths_of
 from wardmesh.cli.state import health_of
 from wardmesh.datapath.guard_view import ipcache
+from wardmesh.datapath.open_pinned import open_firewall, open_guard
 from wardmesh.health.redaction import Redactor
 from wardmesh.health.sysdump import JSON, TEXT, YAML, Item, collect, manifest, write_archive
 from wardmesh.host.files import read_bytes
@@ -42,6 +42,7 @@ UNITS = (
     "wardmesh-relay.service",
     "wardmesh-ui.service",
     "wardmesh-wireguard@wardmesh_wg0.service",
+    "wardmesh-wireguard@wardmesh_wg1.service",
 )
 _PLAIN = ("--no-pager", "-o", "short-iso")
 LINES = 5000  # of each unit's journal
@@ -86,7 +87,7 @@ def public_keys(paths: Paths) -> list[str]:
         fleet = installed_fleet(paths)
     except WardmeshError:
         return []
-    return [member.key for member in fleet.members] if fleet is not None else []
+    return [key for m in fleet.members for key in (m.key, m.next_key) if key] if fleet is not None else []
 
 
 def items(paths: Paths) -> Iterator[Item]:

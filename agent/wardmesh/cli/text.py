@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wardmesh.cli import health_text
@@ -12,7 +12,7 @@ _BANNER = r"""    /¯¯\
  /¯¯\__/¯¯\    Wardmesh:       {agent}
  \__/¯¯\__/    Operator:       disabled
  /¯¯\__/¯¯\    Hubble:         {hubble}
- \__/¯¯\__/    ClusterMesh:    disabled
+ \__/¯¯\__/    ClusterMesh:    {clusters}
     \__/"""
 
 # Reasons of upstream's numbers from 130 on (pkg/monitor/api), those that the firewall counts.
@@ -43,13 +43,15 @@ def status(data: Document, *, health: bool, verbose: bool, hubble: str = "disabl
     """The banner, the nodes, then what the seeds do not show. hubble: a word about the observer."""
     word = "Degraded" if data["problems"] else "OK"
     lines = [
-        _BANNER.format(agent=word, hubble=hubble),
+        _BANNER.format(agent=word, hubble=hubble, clusters=clusters(data.get("clustermesh", []))),
         f"Daemon:         {word}",
         "Nodes:",
         *_nodes(data, health=health),
         *health_text.cluster(data.get("health"), verbose=health),
     ]
-    lines += [f"Encryption:     {_encryption(data)}", f"Fleet map:      {_fleet_map(data)}"]
+    lines.append(f"Encryption:     {_encryption(data)}")
+    lines += [f"Rotation:       {word}" for word in _rotation(data)]
+    lines += [f"Fleet map:      {_fleet_map(data)}"]
     if "discovery" in data:
         lines.append(f"Discovery:      {_discovery(data['discovery'])}")
     lines.append(f"Guard:          {', '.join(data['guard']['devices']) or 'no device'}")
@@ -63,6 +65,31 @@ def status(data: Document, *, health: bool, verbose: bool, hubble: str = "disabl
     lines += [f"Inactive:       {key}: not active in this version" for key in data["inactive"]]
     lines += [f"Warning:        {warning}" for warning in data["warnings"]]
     lines += [f"Problem:        {problem}" for problem in data["problems"]]
+    return "\n".join(lines)
+
+
+def clusters(rows: Sequence[Document]) -> str:
+    """How many of the other clusters are ready, in upstream's words."""
+    ready = sum(row["ready"] for row in rows)
+    return f"{ready}/{len(rows)} remote clusters ready" if rows else "disabled"
+
+
+def clustermesh(rows: Sequence[Document], now: float) -> str:
+    """A line for each cluster, and below it what there is to say about it."""
+    lines = [f"ClusterMesh:  {clusters(rows)}"]
+    for row in rows:
+        counts = [f"{row[name]} {name}" for name in ("nodes", "identities", "addresses")]
+        counts[0] += f" ({row['reachable']} reachable)"
+        number = f" (id {row['id']})" if row["id"] else ""
+        change = f", last change {ago(row['lastChange'], now)}" if row["source"] == "store" else ""
+        word = "ready" if row["ready"] else "not ready"
+        lines.append(f"  {row['name']}{number}: {word}, {', '.join(counts)}{change}")
+        if row["source"] == "store":
+            state = (
+                f"connected to {row['server']}" if row["connected"] else "no connection, the last state stays"
+            )
+            lines.append(f"    store: {state}")
+        lines += [f"    problem: {problem}" for problem in row["problems"]]
     return "\n".join(lines)
 
 
@@ -104,6 +131,16 @@ def _encryption(data: Document) -> str:
         return "Disabled"
     device = f"{data['interface']}, {data['backend'] or 'no backend'}, UDP {data['listenPort']}"
     return f"WireGuard [{device}], mode {_mode(data)}"
+
+
+def _rotation(data: Document) -> list[str]:
+    """Nothing while no keys rotate."""
+    found = data.get("rotation") or {"phase": "none"}
+    if found["phase"] == "none":
+        return []
+    used = f"{len(found['sending'])} of {len(found['pairs'])} members by {found['interface']}"
+    waiting = f", not up: {', '.join(found['waiting'][:10])}" if found["waiting"] else ""
+    return [f"{found['phase']}, {used} (UDP {found['listenPort']}){waiting}"]
 
 
 def _firewall(data: Document) -> str:
@@ -149,5 +186,6 @@ def encryption(data: Document, now: float) -> str:
         lines.append(f"  {peer['address']} ({peer['name']}): {word}, Last Handshake: {shake}")
     if enabled:
         lines.append(f"Mode:            {_mode(data)}")
+    lines += [f"Rotation:        {word}" for word in _rotation(data)]
     lines += [f"Problem:         {problem}" for problem in data["problems"]]
     return "\n".join(lines)

@@ -7,9 +7,9 @@ import threading
 from dataclasses import dataclass
 
 from wardmesh.api import client
-from wardmesh.cli.kernel import open_guard
 from wardmesh.cli.local import read_config
 from wardmesh.datapath import contract
+from wardmesh.datapath.open_pinned import open_guard
 from wardmesh.health.record import NO_WAY, PLAIN, TUNNEL
 from wardmesh.health.route import Way, way_to
 from wardmesh.host.netlink import Netlink

@@ -55,6 +55,8 @@ def add_all(groups: Groups) -> None:
     observe_verbs.add_all(groups, policy, _add)
     _add_labels(groups)
     _add_store(_group(groups, "kvstore", "the fleet's etcd"))
+    text = "connection, members, identities and addresses of the other clusters; 1 when one is not ready"
+    _add(_group(groups, "clustermesh", "several clusters"), "status", "state:clustermesh_status", text)
     _add_kernel(_group(groups, "bpf", "what lies in the kernel"))
     _add_health(groups)
     _add_host(groups)
@@ -80,6 +82,17 @@ def _add_status(groups: Groups) -> None:
 def _add_encryption(groups: Groups) -> None:
     _add(groups, "status", "state:encryption_status", "handshakes by peer")
     _add(groups, "key", "state:encryption_key", "the public key of this host")
+    rotate = _add(
+        groups, "rotate", "rotate:rotate", "where this host stands in a rotation of keys, or its part of one"
+    )
+    rotate.add_argument(
+        "--phase",
+        choices=("stage", "activate", "alone"),
+        help="stage makes the next key, which the fleet map has to name before anything changes; activate "
+        "sends through the second tunnel from now on; the other phases are the fleet's: see rotate_keys.yml. "
+        "alone lets this host change its key by itself now, as encryption.keyRotation does when it is time",
+    )
+    _dry_run(rotate)
     mode = _add(groups, "mode", "state:encryption_mode", "print or set the mode in force")
     mode.add_argument(
         "mode",
@@ -97,6 +110,18 @@ def _add_fleet(groups: Groups) -> None:
     apply.add_argument("file", type=Path, help="the map, as the controller compiled it")
     _dry_run(apply)
     _add(groups, "show", "fleet:fleet_show", "members of the map in force")
+    text = "what this host enforces, read from the kernel, and what its files say it should"
+    _add(groups, "digest", "drift:digest", text)
+    text = "ask the other members for theirs and name who differs, and in what; 1 where anybody does"
+    drift = _add(groups, "drift", "drift:drift", text)
+    drift.add_argument("member", nargs="*", help="whom to ask; all without")
+    drift.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help='what all should have, as JSON like {"map": {"digest": "…"}}; without it, what this host should',
+    )
+    drift.add_argument("--store", action="store_true", help="read what the hosts wrote into the store")
 
 
 def _add_config(groups: Groups) -> None:

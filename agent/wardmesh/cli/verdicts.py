@@ -7,7 +7,8 @@ import time
 
 from wardmesh.cli.fleet import fleet_in_force
 from wardmesh.cli.local import read_config
-from wardmesh.daemon.inputs import noted_public_key, read_policies
+from wardmesh.daemon.inputs import read_policies
+from wardmesh.daemon.own_keys import noted_public_keys, own_member
 from wardmesh.host.files import stamp
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import HEALTH_PORT
@@ -46,7 +47,7 @@ class Verdicts:
         self._seen, self._engine, self._known = seen, None, {}
         config = read_config(paths.config, needed=False)
         fleet = fleet_in_force(paths)
-        own = fleet.by_key(noted_public_key(paths)) if fleet is not None else None
+        own = own_member(fleet, noted_public_keys(paths)) if fleet is not None else None
         if fleet is None or own is None or not folder or not config.firewall.enabled or config.firewall.audit:
             return
         policies = parse_policies(read_policies(paths.policies), str(paths.policies))

@@ -12,6 +12,7 @@ from wardmesh.daemon.desired import Mesh
 from wardmesh.daemon.firewalling import Firewalling
 from wardmesh.daemon.inputs import Inputs, had_mesh, load_last_good
 from wardmesh.daemon.machine import HostMachine
+from wardmesh.daemon.second import SecondTunnel
 from wardmesh.daemon.stages import Stages
 from wardmesh.daemon.state import STRICT, ModeState, load_state
 from wardmesh.host.lock import AgentLock
@@ -46,15 +47,18 @@ def _guard(paths: Paths) -> list[str]:
     guard = machine.guard(config.encryption.listen_port, config.members_max)
     report = guard.ensure_loaded()
     lines.append(f"guard {'compiled' if report.compiled else 'found pinned'} in {report.seconds:.2f} s")
+    second = SecondTunnel(paths, machine, Stages(time.monotonic))
+    port = second.port(mesh, config)
+    guard.set_listen_ports(config.encryption.listen_port, port)
     guard.set_members(desired.guard_entries(mesh, state))
     guard.set_exceptions((item.protocol, item.port) for item in config.encryption.exceptions)
     lines += guard.attach(machine.before_network(config.devices))
     lines.append(f"mode {state.mode}, {len(state.sealed)} of {len(mesh.others)} members sealed")
     guard.close()
-    return lines + _firewall(machine, mesh, inputs)
+    return lines + _firewall(machine, mesh, inputs, port)
 
 
-def _firewall(machine: HostMachine, mesh: Mesh, inputs: Inputs) -> list[str]:
+def _firewall(machine: HostMachine, mesh: Mesh, inputs: Inputs, second_port: int) -> list[str]:
     """The last good policies on the same devices; the tunnel's is there only after the agent made it."""
     if not inputs.config.firewall.enabled:
         return []
@@ -62,6 +66,6 @@ def _firewall(machine: HostMachine, mesh: Mesh, inputs: Inputs) -> list[str]:
     stages.patient = False  # an error here is the unit's failure
     firewalling = Firewalling(machine, stages)
     firewalling.configure(inputs.config)
-    lines = firewalling.run(mesh, inputs, machine.before_network(inputs.config.devices))
+    lines = firewalling.run(mesh, inputs, machine.before_network(inputs.config.devices), second_port)
     firewalling.release()
     return lines

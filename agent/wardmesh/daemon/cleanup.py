@@ -25,7 +25,7 @@ from wardmesh.wireguard.backend import Backend
 from wardmesh.wireguard.devices import GETROUTE, RTMSG
 from wardmesh.wireguard.kernel import KernelBackend
 from wardmesh.wireguard.links import read_links
-from wardmesh.wireguard.mark import INTERFACE, OWN_PREFIX
+from wardmesh.wireguard.mark import INTERFACE, OWN_PREFIX, SECOND_INTERFACE
 from wardmesh.wireguard.routes import PRIORITIES, PROTOCOL, TABLE
 from wardmesh.wireguard.routing import GETRULE, Routing
 from wardmesh.wireguard.tunnel import Tunnel
@@ -51,8 +51,8 @@ def remove_everything(paths: Paths) -> list[str]:
     """Remove it. A step that fails does not keep the others from being done; its error is raised then."""
     steps: list[Step] = [
         Routing().teardown,
-        lambda: _remove_interface(KernelBackend()),
-        lambda: _remove_interface(UserspaceBackend()),
+        lambda: _remove_interfaces(KernelBackend()),
+        lambda: _remove_interfaces(UserspaceBackend()),
         lambda: _remove_firewall(paths),
         Guard(paths, 0, 16).teardown,
         Sysctls(paths.sysctls).restore,
@@ -75,8 +75,9 @@ def _remove_firewall(paths: Paths) -> list[str]:
     return Firewall(paths, 16, 16, 1024).teardown()
 
 
-def _remove_interface(backend: Backend) -> list[str]:
-    return Tunnel(backend).teardown() if backend.exists(INTERFACE) else []
+def _remove_interfaces(backend: Backend) -> list[str]:
+    names = [name for name in (INTERFACE, SECOND_INTERFACE) if backend.exists(name)]
+    return [line for name in names for line in Tunnel(backend, name).teardown()]
 
 
 def present(paths: Paths) -> list[str]:

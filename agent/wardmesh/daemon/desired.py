@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Optional
@@ -24,7 +25,8 @@ Paths = Mapping[Address, Optional[Path]]  # how the host reaches an address outs
 class Mesh:
     """The fleet as this host sees it; made once for each map.
 
-    peers: WireGuard peers by public key; names: member names by public key; numbers: identities by name.
+    peers: WireGuard peers by public key; names: member names by public key; numbers: identities by name;
+    by_themselves: names of members, this host perhaps among them, that change their keys without a playbook.
     """
 
     fleet: FleetMap
@@ -33,6 +35,7 @@ class Mesh:
     peers: Mapping[str, PeerConfig]
     names: Mapping[str, str]
     numbers: Mapping[str, int]
+    by_themselves: frozenset[str] = frozenset()
 
     @property
     def member_names(self) -> frozenset[str]:
@@ -45,7 +48,7 @@ class Mesh:
         return self.member_names.union(member.name for member in self.fleet.departed)
 
 
-def mesh_of(fleet: FleetMap, own: Member) -> Mesh:
+def mesh_of(fleet: FleetMap, own: Member, by_themselves: frozenset[str] = frozenset()) -> Mesh:
     """The view of one member."""
     return Mesh(
         fleet,
@@ -54,6 +57,7 @@ def mesh_of(fleet: FleetMap, own: Member) -> Mesh:
         desired_peers(fleet, own.name),
         {member.key: member.name for member in fleet.members},
         identities(fleet),
+        by_themselves,
     )
 
 
@@ -67,15 +71,21 @@ def guard_entries(mesh: Mesh, state: ModeState) -> dict[Network, tuple[int, int]
             flags = MEMBER | STRICT if state.seals(member.name) else MEMBER
         for network in member.networks():
             entries[network] = (mesh.numbers[member.name], flags)
+    flags_of = {
+        member.name: MEMBER | STRICT if state.seals(member.name) else MEMBER for member in mesh.others
+    }
+    for workload in mesh.fleet.workloads:
+        flags = flags_of.get(workload.node, MEMBER)
+        entries[ipaddress.ip_network(workload.address)] = (workload.identity, flags)
     for member in mesh.fleet.departed:
         if state.seals(member.name):  # no tunnel and no peer any more, and nothing plain by accident
             entries.update(dict.fromkeys(member.networks(), (REMOTE_NODE, MEMBER | STRICT)))
     return entries
 
 
-def members_in_tunnel(mesh: Mesh, state: ModeState, is_up: Callable[[str], bool]) -> tuple[Member, ...]:
-    """Who gets routes now: sealed members always, the others while their tunnel (by key) is up."""
-    return tuple(m for m in mesh.others if state.seals(m.name) or is_up(m.key))
+def members_in_tunnel(mesh: Mesh, state: ModeState, is_up: Callable[[Member], bool]) -> tuple[Member, ...]:
+    """Who gets routes now: sealed members always, the others while their tunnel is up."""
+    return tuple(m for m in mesh.others if state.seals(m.name) or is_up(m))
 
 
 def tunnel_mtu(mesh: Mesh, paths: Paths, configured: int | None, current: int) -> int:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -21,35 +22,45 @@ from typing import Any
 import wardmesh
 from wardmesh.daemon.inputs import Inputs
 from wardmesh.daemon.log import LOG
+from wardmesh.daemon.own_keys import changes_keys
 from wardmesh.discovery.process import Order
 from wardmesh.discovery.settings import configured
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
+from wardmesh.wireguard.keys import former_keys
 
 LOOK = 0.5  # seconds between two looks at the configuration in force
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 _GRACE = 2.0  # seconds that the process has to end by itself
 _CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from wardmesh.discovery.process import main; main()"
 _MOST_NAMED = 10
+_KEYS = ("etcd.", "consul.", "discovery.", "clustermesh.")
+_FORMER = 24  # former keys in this host's record, beside the one that the rolled-out map has
 Submit = Callable[[Callable[[], Any]], "Future[Any]"]
 
 
 def order_of(inputs: Inputs, paths: Paths) -> Order | None:
     """What the process has to do under these inputs; None: none is needed."""
     values = inputs.config.values
-    if not configured(values) or inputs.rolled_out is None or inputs.mesh is None:
+    followed = configured(values) or any(remote.store for remote in inputs.remotes)
+    if not followed or inputs.rolled_out is None or inputs.mesh is None:
         return None
-    own = inputs.rolled_out.by_key(inputs.mesh.own.key)
-    if own is None:
+    now = inputs.mesh.own
+    declared = inputs.rolled_out.by_name(now.name)
+    if declared is None:
         return None
-    wanted = {
-        name: value for name, value in values.items() if name.startswith(("etcd.", "consul.", "discovery."))
-    }
-    return Order(wanted, own, inputs.rolled_out.cluster, str(paths.root))
+    own = replace(declared, key=now.key, next_key=now.next_key)
+    former: tuple[str, ...] = ()
+    if changes_keys(inputs.config):
+        known = [key for key in former_keys(paths) if key not in (declared.key, now.key)]
+        former = (*known[-_FORMER:], *([declared.key] if declared.key != now.key else []))
+    wanted = {name: value for name, value in values.items() if name.startswith(_KEYS)}
+    return Order(wanted, own, inputs.rolled_out.cluster, str(paths.root), former)
 
 
 class Discovering:
-    """state: the last that the process said; {} while there is none. Read it from any thread."""
+    """state: the last that the process said of the own store; {} while there is none. clusters: the same of
+    the others' stores, by name. Read them from any thread."""
 
     def __init__(
         self,
@@ -72,8 +83,9 @@ class Discovering:
         self._pending: Future[Any] | None = None
         self._again = False
         self._refused: tuple[Any, ...] = ()
-        self._noted = ""
+        self._noted: dict[str, str] = {}
         self.state: dict[str, Any] = {}
+        self.clusters: dict[str, dict[str, Any]] = {}
 
     def start(self) -> None:
         """Begin to look after the process."""
@@ -112,14 +124,19 @@ class Discovering:
         self._again = bool(said.pop("changed")) or self._again
         if said["connected"]:
             self._pause = FIRST_PAUSE
-        self.state = said
+        cluster = said.get("cluster", "")
+        if cluster:
+            self.clusters = {**self.clusters, cluster: said}
+        else:
+            self.state = said
         note = said["problem"] or f"connected to {said['server']}"
-        note += f"; not registered: {said['registration']}" if said["registration"] else ""
+        note += f"; not registered: {said['registration']}" if said.get("registration") else ""
         note += f"; {said['skipped']} records skipped" if said["skipped"] else ""
-        if note != self._noted:
-            self._noted = note
+        if note != self._noted.get(cluster):
+            self._noted[cluster] = note
             named = "; ".join(f"{row['key']}: {row['why']}" for row in said["skippedRecords"][:_MOST_NAMED])
-            LOG.info("discovery: %s%s", note, f": {named}" if named else "")
+            of = f"cluster {cluster}: " if cluster else ""
+            LOG.info("discovery: %s%s%s", of, note, f": {named}" if named else "")
 
     def _take(self) -> None:
         try:
@@ -128,11 +145,12 @@ class Discovering:
             LOG.error("discovery: %s", error)
 
     def _tell_of_refused(self, inputs: Inputs) -> None:
-        if inputs.refused == self._refused:
+        refused = (*inputs.refused, *(item for row in inputs.joined for item in row.told()))
+        if refused == self._refused:
             return
-        for item in [item for item in inputs.refused if item not in self._refused][:_MOST_NAMED]:
+        for item in [item for item in refused if item not in self._refused][:_MOST_NAMED]:
             LOG.warning("discovery: record of %s refused: %s", item.name, item.why)
-        self._refused = inputs.refused
+        self._refused = refused
 
     # --- the process ---
 
@@ -142,7 +160,7 @@ class Discovering:
         if self._process is None and order is not None and time.monotonic() >= self._not_before:
             self._begin(order)
         if order is None:
-            self.state = {}
+            self.state, self.clusters = {}, {}
 
     def _begin(self, order: Order) -> None:
         package = str(Path(wardmesh.__file__).parents[1])
@@ -154,7 +172,7 @@ class Discovering:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._order = order
+        self._order, self.clusters = order, {}
         self._again = True  # a file that another process left counts as well
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
         if self._process.stdin is not None:
@@ -176,6 +194,7 @@ class Discovering:
                 "connected": False,
                 "problem": "its process ended; it is started again",
             }
+            self.clusters = {name: {**said, "connected": False} for name, said in self.clusters.items()}
         if process.stdin is not None:
             try:
                 process.stdin.close()

@@ -4,6 +4,7 @@
 Order of a pass, so that nothing leaks at any point of it:
   guard      programs, members with their flags, exceptions, filters on the devices
   wireguard  device and peers; then handshakes are read, and proven members of strict mode are sealed
+  second     while keys rotate the tunnel beside it (second.py)
   sysctls    rp_filter, before anything comes through the tunnel
   routing    routes of sealed members always, of the others while their tunnel is up; the rules to them
 A stage that fails leaves the others working; what it did before stays in the kernel.
@@ -28,18 +29,19 @@ from wardmesh.daemon.inputs import (
     load_successor,
     remember,
     remember_discovered,
-    share_map,
     with_discovered,
 )
 from wardmesh.daemon.log import LOG
 from wardmesh.daemon.machine import Machine, Sight, TunnelLike
+from wardmesh.daemon.second import DEVICE, PEERS, SecondTunnel
+from wardmesh.daemon.sharing import share_map
 from wardmesh.daemon.stages import Memo, Stages
 from wardmesh.daemon.state import STRICT, ModeState, load_state, save_state
 from wardmesh.datapath.attachment import Device
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
+from wardmesh.model.fleetmap import Member
 from wardmesh.wireguard.events import ADDRESS, LINK, LOST, ROUTE
-from wardmesh.wireguard.keys import public_of
 from wardmesh.wireguard.liveness import DOWN, PENDING, UP, Liveness
 from wardmesh.wireguard.mark import INTERFACE
 from wardmesh.wireguard.routes import RoutingDesired, addresses_to_look_up, desired_routes, desired_rules
@@ -72,16 +74,19 @@ class Engine:
         self.guarding = Guarding(machine, self.stages, clock)
         self.firewalling = Firewalling(machine, self.stages)
         self.liveness = Liveness()
+        self.second = SecondTunnel(paths, machine, self.stages)
         self.tunnel: TunnelLike | None = None
         self.sight: Sight | None = None
         self._routing = machine.routing()
         self._memo = Memo()
         self._ways: desired.Paths = {}
+        self._ways_of: Mesh | None = None
         self._relook_at = 0.0
         self._eager_until = 0.0
         self._off: Inputs | None = None
         self.inputs, self.refused = load_or_last_good(paths)
         self._damaged = False
+        self._second_changed = False
         self.state = self._load_state()
         self._install(self.inputs)
 
@@ -109,6 +114,7 @@ class Engine:
         """Make these the inputs in force; what depends on them is made anew by the next pass."""
         if new.config.encryption.backend != self.inputs.config.encryption.backend:
             self.tunnel = None
+            self.second.forget()
         self.inputs = new
         try:
             share_map(self.paths, new)
@@ -116,7 +122,6 @@ class Engine:
             LOG.error("the map in force is not shared with the observer: %s", error)
         self.guarding.configure(new.config)
         self.firewalling.configure(new.config)
-        self._relook_at = 0.0
         self._eager_until = self._clock() + EAGER_FOR
         self.stages.restart()
 
@@ -135,10 +140,15 @@ class Engine:
 
     def unverified(self) -> list[str]:
         """Names of members whose tunnel is not up."""
-        return [m.name for m in self.mesh.others if not self._is_up(m.key)] if self.mesh else []
+        return [m.name for m in self.mesh.others if not self.is_up(m)] if self.mesh else []
 
-    def _is_up(self, key: str) -> bool:
-        return self.liveness.status(key) == UP
+    def first_up(self, member: Member) -> bool:
+        """Is the member's tunnel up, that of the ordinary port?"""
+        return self.liveness.status(member.key) == UP
+
+    def is_up(self, member: Member) -> bool:
+        """Is there any tunnel to the member?"""
+        return self.first_up(member) or (bool(self.second.ifindex) and self.second.is_up(member))
 
     # --- passes ---
 
@@ -159,11 +169,23 @@ class Engine:
         self.stages.patient = True
         if not self.stages.problems and self.refused is None:
             self.stages.run(STATE, None, self._remember)
+        self._promote()
 
     def _remember(self) -> list[str]:
         remember(self.paths, self.inputs)
         self.persist(self.effective())
         return []
+
+    def _promote(self) -> None:
+        """A map that names the staged key is in force: the old key has no use any more."""
+        own = self.mesh.own if self.mesh is not None else None
+
+        def act() -> list[str]:
+            if own is None or not self._machine.promote("" if own.next_key else own.key):
+                return []
+            return [f"wireguard: the staged key {own.key[:10]}… took the old one's place"]
+
+        self.stages.run("key", own.key if own is not None else "", act)
 
     def reconcile(self) -> list[str]:
         """One pass; returns what had to change, in words."""
@@ -174,16 +196,28 @@ class Engine:
         sight = self.sight
         if sight is None:
             return []
-        lines = self.guarding.run(mesh, self.inputs.config, self.effective(), sight)
-        lines += self.firewalling.before_tunnel(mesh, self.inputs, sight.devices)
+        config, port = self.inputs.config, self.second.port(mesh, self.inputs.config)
+        lines = self.guarding.run(mesh, config, self.effective(), sight, port)
+        lines += self.firewalling.before_tunnel(mesh, self.inputs, sight.devices, port)
         lines += self._keep_tunnel(mesh, sight)
-        lines += self.firewalling.run(mesh, self.inputs, (*sight.devices, *self._tunnel_device()))
+        lines += self.second.prepare(mesh, config, self._mtu(mesh, sight), present=sight.second)
+        devices = (*sight.devices, *self._tunnel_device(), *self.second.device())
+        lines += self.firewalling.run(mesh, self.inputs, devices, port)
         if self.tunnel is None or "wireguard" in self.stages.problems:
             return lines
         if self._observe(mesh, self.tunnel):
-            lines += self.guarding.run(mesh, self.inputs.config, self.effective(), sight)
+            lines += self.guarding.run(mesh, config, self.effective(), sight, port)
+        lines += self._connect_second(mesh, sight)  # after the look at the handshakes: they say who left it
         lines += self.stages.run("sysctls", sight.names, lambda: self._machine.sysctls(sight.names))
-        return lines + self._keep_routes(mesh, sight, self.tunnel.state.ifindex)
+        lines += self._keep_routes(mesh, sight, self.tunnel.state.ifindex)
+        if "routing" in self.stages.problems:
+            return lines
+        return lines + self.second.finish(mesh, config, self.first_up, self._clock())
+
+    def _connect_second(self, mesh: Mesh, sight: Sight) -> list[str]:
+        covered = not self.inputs.config.firewall.enabled or self.firewalling.covers(self.second.ifindex)
+        mtu = self._mtu(mesh, sight)
+        return self.second.connect(mesh, self.inputs.config, mtu, self.first_up, covered=covered)
 
     def _tunnel_device(self) -> tuple[Device, ...]:
         ifindex = self.tunnel.state.ifindex if self.tunnel is not None else 0
@@ -192,10 +226,11 @@ class Engine:
     def _nothing_to_build(self) -> list[str]:
         """Without a map nothing is touched; when encryption is switched off, what was built goes, once."""
         self.stages.mend("devices", "guard programs", "guard", "paths", "wireguard backend", "wireguard")
-        self.stages.mend("sysctls", "routing")
+        self.stages.mend("sysctls", "routing", DEVICE, PEERS)
         if self.inputs.fleet is None or self._off is self.inputs:
             return []
         self.tunnel = None
+        self.second.forget()
         self.liveness = Liveness()
         self.guarding.release()
         self.firewalling.release()
@@ -234,8 +269,8 @@ class Engine:
         def act() -> list[str]:
             if self.tunnel is None:
                 return []
-            private = self._machine.private_key()
-            if public_of(private) != mesh.own.key:
+            private = self._machine.private_keys().get(mesh.own.key)
+            if private is None:
                 raise WardmeshError(
                     "the private key is not the one that the fleet map knows",
                     where=str(self.paths.key),
@@ -249,26 +284,35 @@ class Engine:
         return self.stages.run("wireguard", wish, act, prefix="wireguard: ")
 
     def _find_ways(self, mesh: Mesh) -> None:
-        if self._clock() < self._relook_at:
+        """Ways do not depend on the map: a new one asks only for the addresses that it adds."""
+        due = self._clock() >= self._relook_at
+        if not due and self._ways_of is mesh:
             return
 
         def act() -> list[str]:
-            found = self._machine.paths_to(addresses_to_look_up(mesh.others))
+            wanted = addresses_to_look_up(mesh.others)
+            asked = wanted if due else [address for address in wanted if address not in self._ways]
+            found = self._machine.paths_to(asked) if asked else {}
+            found = found if due else {**self._ways, **found}
             if found != self._ways:
                 self._ways = found
-            self._relook_at = self._clock() + RELOOK
+            self._ways_of = mesh
+            self._relook_at = self._clock() + RELOOK if due else self._relook_at
             return []
 
         self.stages.run("paths", None, act)
 
     def _keep_routes(self, mesh: Mesh, sight: Sight, ifindex: int) -> list[str]:
-        chosen = desired.members_in_tunnel(mesh, self.effective(), self._is_up)
+        chosen = desired.members_in_tunnel(mesh, self.effective(), self.is_up)
         mtu, ways, families = self._mtu(mesh, sight), self._ways, sight.families
         key = (tuple(member.name for member in chosen), mesh, ways, mtu, families)
         routes = self._memo.get("routes", key, lambda: desired_routes(chosen, mesh.own, ways, mtu, families))
         rules = desired_rules(mesh.own.allowed_ips, sight.names, families)
-        wanted = RoutingDesired(ifindex, routes, rules)
-        return self.stages.run("routing", (key, rules), lambda: self._routing.reconcile(wanted))
+        beside = self.second.ifindex
+        carried = [m for m in chosen if beside and self.second.carries(mesh, m, first_up=self.first_up(m))]
+        elsewhere = {network: beside for m in carried for network in m.networks()}
+        wanted = RoutingDesired(ifindex, routes, rules, elsewhere)
+        return self.stages.run("routing", (key, rules, elsewhere), lambda: self._routing.reconcile(wanted))
 
     # --- handshakes ---
 
@@ -277,12 +321,13 @@ class Engine:
         mesh, tunnel = self.mesh, self.tunnel
         if mesh is None or tunnel is None:
             return False
-        before = self.liveness.keys(UP)
+        before, self._second_changed = self.liveness.keys(UP), False
         try:
             tunnel.refresh()
+            self.second.refresh()
         except WardmeshError:
             return True
-        return self._observe(mesh, tunnel) or self.liveness.keys(UP) != before
+        return self._observe(mesh, tunnel) or self.liveness.keys(UP) != before or self._second_changed
 
     def eager(self) -> bool:
         """Is something about to happen that a close look would see sooner?"""
@@ -290,7 +335,8 @@ class Engine:
         if mesh is None or self.tunnel is None or self._clock() > self._eager_until:
             return False
         state = self.effective()
-        return (state.mode == STRICT and bool(mesh.member_names - state.sealed)) or bool(self.unverified())
+        unsealed = state.mode == STRICT and bool(mesh.member_names - state.sealed)
+        return unsealed or bool(self.unverified()) or self.second.awaited(mesh, self.first_up)
 
     def _observe(self, mesh: Mesh, tunnel: TunnelLike) -> bool:
         """Take in the handshakes, wake who is silent, seal who is proven; True when somebody was sealed."""
@@ -303,6 +349,8 @@ class Engine:
             if names:
                 LOG.info("wireguard: %s: %s", status, listed(names))
         self._wake(tunnel, now)
+        if self.second.observe(mesh, self.first_up, now, self._wall()):
+            self._eager_until, self._second_changed = now + EAGER_FOR, True
         return self._seal_proven(mesh, now)
 
     def _wake(self, tunnel: TunnelLike, now: float) -> None:
@@ -349,16 +397,19 @@ class Engine:
         return lines
 
     def rediscover(self) -> list[str]:
-        """Take in what was learned from the store since; like a new map, but for what lies in /etc."""
+        """Take in what was learned from the store since, and this host's keys where it changed them; like a
+        new map, but for what lies in /etc."""
         new = with_discovered(self.paths, self.inputs)
         return [] if new is self.inputs else self._take_over(new, remember_discovered)
 
     def _take_over(self, new: Inputs, keep: Callable[[Paths, Inputs], None]) -> list[str]:
         """Put new inputs in force and keep them, or go back to the old ones and raise.
 
-        An error that was there before does not count: a new map may well come while a stage is broken.
+        An error that was there before does not count: a new map may well come while a stage is broken. A map
+        that ends a rotation stays in force in spite of errors: others have dropped the keys before it.
         """
-        old, before = self.inputs, set(self.stages.problems)
+        self.second.check_successor(self.mesh, new.mesh)
+        old, before, rotation = self.inputs, set(self.stages.problems), self.second.state
         self._install(new)
         self.stages.patient = old.mesh is not None
         try:
@@ -369,15 +420,22 @@ class Engine:
             keep(self.paths, new)
             self.persist(self.effective())
         except WardmeshError as error:
-            LOG.error("not taken over: %s", error)
             self.stages.patient = True
+            if self.second.retiring(new.mesh):
+                LOG.error("taken over in spite of an error, since keys have changed: %s", error)
+                self.stages.fail(STATE, error)
+                return []
+            LOG.error("not taken over: %s", error)
             self._install(old)
+            with suppress(WardmeshError):
+                self.second.persist(rotation)
             if old.mesh is None:
                 self.stages.run("removal", None, self._machine.teardown)
             self.reconcile()
             raise
         finally:
             self.stages.patient = True
+        self._promote()
         return lines
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from wardmesh.datapath.fw_contract import CLASS_ICMP, CLASS_ICMP6, CLASSES
 from wardmesh.datapath.fw_tables import Peer, PolicyTables, class_table, row_of
@@ -25,7 +25,7 @@ def engine_of(policies: PolicySet, fleet: FleetMap) -> Engine:
     return Engine(policies, endpoints_of(fleet), fleet.cluster.name)
 
 
-def tables_of(engine: Engine, subject: Endpoint, numbers: dict[str, int]) -> PolicyTables:
+def tables_of(engine: Engine, subject: Endpoint, numbers: Mapping[str, int]) -> PolicyTables:
     """What the maps of this host shall hold; numbers: identity by member name."""
     universe = engine.universe
     ingress, egress = (
@@ -49,10 +49,12 @@ def tables_of(engine: Engine, subject: Endpoint, numbers: dict[str, int]) -> Pol
     )
 
 
-def host_tables(policies: PolicySet, fleet: FleetMap, own_name: str) -> PolicyTables:
-    """The tables of one member of a fleet."""
+def host_tables(
+    policies: PolicySet, fleet: FleetMap, own_name: str, numbers: Mapping[str, int] | None = None
+) -> PolicyTables:
+    """The tables of one member of a fleet. numbers: the identities by name, where they are known already."""
     engine = engine_of(policies, fleet)
-    return tables_of(engine, engine.endpoints[own_name], identities(fleet))
+    return tables_of(engine, engine.endpoints[own_name], identities(fleet) if numbers is None else numbers)
 
 
 def _rows(compiled: Compiled, entries: int) -> list[bytes]:

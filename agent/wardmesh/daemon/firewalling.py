@@ -25,6 +25,18 @@ DHCP = ((EGRESS, UDP, 67), (INGRESS, UDP, 68), (EGRESS, UDP, 547), (INGRESS, UDP
 # Checks of the members by each other: a policy must not make a peer look dead (decision 0019).
 HEALTH = ((EGRESS, TCP, HEALTH_PORT), (INGRESS, TCP, HEALTH_PORT))
 
+Entry = tuple[int, int, int]
+
+
+def failsafe_of(config: Config) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """What passes before any policy, as (direction, protocol, port): for everybody, and for members only."""
+    everybody = (
+        *DHCP,
+        *((INGRESS, item.protocol, item.port) for item in config.firewall.failsafe_ingress),
+        *((EGRESS, item.protocol, item.port) for item in config.firewall.failsafe_egress),
+    )
+    return everybody, HEALTH if config.health.enabled else ()
+
 
 class Firewalling:
     """Keeps one firewall as it should be; nothing at all where it is switched off."""
@@ -37,6 +49,7 @@ class Firewalling:
         self._ready = False
         self._written: object = None
         self._attached: tuple[Device, ...] = ()
+        self._second_port = 0
         self._off = False
         self.revision = 0
         self.delays = Delays(time.monotonic)  # from the wish for another policy set to its last map entry
@@ -57,8 +70,8 @@ class Firewalling:
             self._firewall.close()
         self._ready, self._attached = False, ()
 
-    def run(self, mesh: Mesh, inputs: Inputs, devices: tuple[Device, ...]) -> list[str]:
-        """Bring the firewall to what is wished; returns what changed."""
+    def run(self, mesh: Mesh, inputs: Inputs, devices: tuple[Device, ...], second_port: int = 0) -> list[str]:
+        """Bring the firewall to what is wished; returns what changed. second_port: 0 for no second tunnel."""
         wall = self._firewall
         if wall is None:
             return []
@@ -70,19 +83,28 @@ class Firewalling:
         key = (mesh, inputs.policies, inputs.config)
 
         def act() -> list[str]:
+            if self._written != key or self._second_port != second_port:  # before a policy could deny them
+                wall.set_ports(inputs.config.encryption.listen_port, second_port)
+                self._second_port = second_port
             with self.delays.measured() if self._written != key else nullcontext():
                 lines = self._write(wall, key, mesh, inputs)
             lines += wall.attach(devices)
             self._attached = devices
             return lines
 
-        return lines + self._stages.run(POLICY, (key, devices), act)
+        return lines + self._stages.run(POLICY, (key, devices, second_port), act)
 
-    def before_tunnel(self, mesh: Mesh, inputs: Inputs, devices: tuple[Device, ...]) -> list[str]:
+    def covers(self, ifindex: int) -> bool:
+        """Do all programs stand on this device? Nobody may send through a tunnel before."""
+        return any(device[0] == ifindex for device in self._attached)
+
+    def before_tunnel(
+        self, mesh: Mesh, inputs: Inputs, devices: tuple[Device, ...], second_port: int = 0
+    ) -> list[str]:
         """The physical devices alone, where the firewall is not in place yet: the tunnel's comes later."""
         if self._attached or not inputs.config.firewall.enabled:
             return []
-        lines = self.run(mesh, inputs, devices)
+        lines = self.run(mesh, inputs, devices, second_port)
         self._attached = ()
         return lines
 
@@ -98,16 +120,8 @@ class Firewalling:
         if self._written is not None and self._written == key:
             return []
         config = inputs.config
-        tables = host_tables(inputs.policies, mesh.fleet, mesh.own.name)
-        wall.set_ports(config.encryption.listen_port)
-        wall.set_failsafe(
-            [
-                *DHCP,
-                *((INGRESS, item.protocol, item.port) for item in config.firewall.failsafe_ingress),
-                *((EGRESS, item.protocol, item.port) for item in config.firewall.failsafe_egress),
-            ],
-            HEALTH if config.health.enabled else (),
-        )
+        tables = host_tables(inputs.policies, mesh.fleet, mesh.own.name, mesh.numbers)
+        wall.set_failsafe(*failsafe_of(config))
         wall.set_audit(config.firewall.audit)
         self.revision = wall.set_policy(tables)
         self._written = key

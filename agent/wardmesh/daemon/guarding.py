@@ -46,8 +46,10 @@ class Guarding:
             self._guard.close()
         self._ready = False
 
-    def run(self, mesh: Mesh, config: Config, state: ModeState, sight: Sight) -> list[str]:
-        """Bring the guard to what is wished; returns what changed."""
+    def run(
+        self, mesh: Mesh, config: Config, state: ModeState, sight: Sight, second_port: int = 0
+    ) -> list[str]:
+        """Bring the guard to what is wished; returns what changed. second_port: 0 without a second tunnel."""
         guard = self._guard
         if guard is None:
             return []
@@ -61,11 +63,11 @@ class Guarding:
         def act() -> list[str]:
             lines: list[str] = []
             due = self._clock() >= self._recheck_at
-            if due or self._written is not entries:
-                guard.set_listen_ports(encryption.listen_port)
+            if due or self._written != (entries, second_port):
+                guard.set_listen_ports(encryption.listen_port, second_port)
                 lines += guard.set_members(entries)
                 lines += guard.set_exceptions((item.protocol, item.port) for item in encryption.exceptions)
-                self._written = entries
+                self._written = (entries, second_port)
             lines += guard.attach(sight.devices)
             if due:
                 missing = [f"configured device {name} is not on this host" for name in sight.missing]
@@ -74,7 +76,7 @@ class Guarding:
                 self._recheck_at = self._clock() + RECHECK
             return lines
 
-        wish = (key, encryption.listen_port, encryption.exceptions, sight.devices)
+        wish = (key, encryption.listen_port, second_port, encryption.exceptions, sight.devices)
         return lines + self._stages.run(MEMBERS, wish, act)
 
     def _load(self, guard: GuardLike) -> list[str]:

@@ -14,12 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wardmesh.daemon.desired import Mesh, mesh_of
+from wardmesh.daemon.log import LOG
+from wardmesh.daemon.own_keys import changes_keys, own_member, own_public_keys, with_own_keys
+from wardmesh.discovery.clusters import Remote, read_clusters
 from wardmesh.discovery.document import read_discovered
-from wardmesh.discovery.members import member_document
+from wardmesh.discovery.join import Joined, join
+from wardmesh.discovery.learned import Learned, read_learned
 from wardmesh.discovery.merge import Refused, merge
 from wardmesh.discovery.settings import read_settings, serves_here
 from wardmesh.host.files import read_bytes, write_atomic
@@ -27,19 +32,18 @@ from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import (
-    FORMAT,
     FleetMap,
     Member,
-    canonical,
     check_succession,
-    digest_of,
     parse_fleet_map,
 )
 from wardmesh.policy.documents import PolicySet
 from wardmesh.policy.files import parse_policies, policy_digest
-from wardmesh.wireguard.keys import load_private, public_of
+from wardmesh.wireguard.keys import former_keys
 
 NO_POLICIES = PolicySet()
+Held = tuple[bytes, Learned]  # a file's content, and what it says
+Known = Mapping[str, Held]
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Inputs:
     """Configuration and map with the bytes that they came from; mesh None: there is nothing to build.
 
     fleet: the map in force, with the members that a store knows; rolled_out: the map as it was sent. Without
-    a store they are the same. refused: records of the store that are not acted on.
+    a store they are the same. refused: records of the store that are not acted on. remotes: the other
+    clusters; learned: what their stores said, by name; joined: what became of it.
     """
 
     config: Config
@@ -60,6 +65,9 @@ class Inputs:
     rolled_out: FleetMap | None = None
     discovered_bytes: bytes | None = None
     refused: tuple[Refused, ...] = ()
+    remotes: tuple[Remote, ...] = ()
+    learned: Known = field(default_factory=dict)
+    joined: tuple[Joined, ...] = ()
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of the files in force."""
@@ -77,25 +85,30 @@ def load_inputs(
     policies: Path,
     own_name: str = "",
     discovered: bytes | None = None,
+    known: Known | None = None,
 ) -> Inputs:
     """Read and check all files; a missing configuration is the default one, a missing map is no map.
 
     own_name: the name that this host has in the map in force, "" where it has none. discovered: what was
-    learned from a store; it counts only where one is configured.
+    learned from a store; it counts only where one is configured. known: what was known of other clusters.
     """
     config_bytes = read_bytes(config) or b""
     parsed = parse_config(_decode(config_bytes, config), str(config))
     read_settings(parsed.values)
+    remotes = read_clusters(parsed)
     files = read_policies(policies)
     held = parse_policies(files, str(policies))
     fleet_bytes = read_bytes(fleet)
     if fleet_bytes is None:
-        return Inputs(parsed, None, None, config_bytes, None, held, files)
-    fleet_map = parse_fleet_map(fleet_bytes, str(fleet))
-    mesh = check_map(paths, parsed, fleet_map, str(fleet), own_name)
-    wanted = mesh if parsed.encryption.enabled else None
-    made = Inputs(parsed, fleet_map, wanted, config_bytes, fleet_bytes, held, files, fleet_map)
-    return _merged(made, discovered)
+        return Inputs(parsed, None, None, config_bytes, None, held, files, remotes=remotes)
+    rolled_out = parse_fleet_map(fleet_bytes, str(fleet))
+    fleet_map, own = check_map(paths, parsed, rolled_out, str(fleet), own_name)
+    bare = Inputs(
+        parsed, fleet_map, None, config_bytes, fleet_bytes, held, files, rolled_out, remotes=remotes
+    )
+    if not parsed.encryption.enabled:
+        return bare
+    return _with_stores(bare, own, discovered, _learned_of_clusters(paths, remotes, known or {}))
 
 
 def _learned(path: Path, otherwise: bytes | None = None) -> bytes | None:
@@ -110,36 +123,91 @@ def _learned(path: Path, otherwise: bytes | None = None) -> bytes | None:
     return otherwise
 
 
-def _merged(inputs: Inputs, data: bytes | None) -> Inputs:
-    """The map that was rolled out together with what the store says."""
+def _with_stores(bare: Inputs, own: Member, data: bytes | None, learned: Known) -> Inputs:
+    """The own map together with what its store says (data) and with the other clusters, and this host's view.
+
+    bare: its map is the one that was rolled out, with the keys that this host has."""
+    fleet = bare.fleet
+    if fleet is None:
+        return bare
+    made, merged = bare, _merged(bare, fleet, own, data)
+    if merged is not None:
+        fleet, refused = merged
+        own = fleet.by_name(own.name) or own
+        made = replace(made, discovered_bytes=data, refused=refused)
+    if bare.remotes:
+        said = {name: held[1] for name, held in learned.items()}
+        fleet, rows = join(fleet, bare.remotes, said, bare.config.members_max // 2)
+        made = replace(made, learned=learned, joined=rows)
+    by_themselves = _by_themselves(fleet, bare.rolled_out or fleet)
+    return replace(made, fleet=fleet, mesh=mesh_of(fleet, own, by_themselves))
+
+
+def _merged(
+    inputs: Inputs, fleet: FleetMap, own: Member, data: bytes | None
+) -> tuple[FleetMap, tuple[Refused, ...]] | None:
+    """The map with the members that the store knows; None where there is no store, or nothing from it."""
     settings = read_settings(inputs.config.values)
-    fleet, own = inputs.rolled_out, inputs.mesh.own if inputs.mesh else None
-    if settings is None or fleet is None or own is None or data is None:
-        return inputs
+    if settings is None or data is None:
+        return None
     found = read_discovered(data, "discovered.json")
     if found.cluster != fleet.cluster:
-        return inputs  # learned in another cluster
-    serving = serves_here(settings, frozenset(map(str, own.addresses)))
-    merged, refused = merge(fleet, found, allowed=settings.networks, keep_departed=serving)
-    now = next(member for member in merged.members if member.name == own.name)
-    return replace(inputs, fleet=merged, mesh=mesh_of(merged, now), discovered_bytes=data, refused=refused)
+        return None  # learned in another cluster
+    return merge(
+        fleet,
+        found,
+        allowed=settings.networks,
+        keep_departed=serves_here(settings, frozenset(map(str, own.addresses))),
+        own=own.name,
+        by_themselves=changes_keys(inputs.config),
+    )
+
+
+def _by_themselves(fleet: FleetMap, rolled_out: FleetMap) -> frozenset[str]:
+    """Members whose next key is in the map in force and not in the one that was rolled out."""
+    declared = {member.next_key for member in rolled_out.members}
+    return frozenset(m.name for m in fleet.members if m.next_key and m.next_key not in declared)
+
+
+def _learned_of_clusters(paths: Paths, remotes: Iterable[Remote], known: Known) -> dict[str, Held]:
+    """What the other clusters' stores said. Of a damaged file the last good content stays."""
+    found: dict[str, Held] = {}
+    for remote in remotes:
+        if remote.store is None:
+            continue
+        path, before = paths.clusters / f"{remote.name}.json", known.get(remote.name)
+        try:
+            data = read_bytes(path)
+            if data is not None and (before is None or before[0] != data):
+                before = (data, read_learned(data, str(path)))
+        except WardmeshError as error:
+            LOG.error("discovery: %s", error)
+        if before is not None:
+            found[remote.name] = before
+    return found
 
 
 def with_discovered(paths: Paths, inputs: Inputs) -> Inputs:
-    """The same inputs with what is known from the store now; the same object where that is nothing new."""
-    data = read_bytes(paths.discovered)
-    if data is None or data == inputs.discovered_bytes or inputs.rolled_out is None or inputs.mesh is None:
+    """The same inputs with what is known from the stores now, and with the keys that this host has now; the
+    same object where that is nothing new."""
+    if inputs.rolled_out is None or inputs.mesh is None:
         return inputs
-    own = inputs.rolled_out.by_key(inputs.mesh.own.key)
-    if own is None:
+    data, learned = read_bytes(paths.discovered), _learned_of_clusters(paths, inputs.remotes, inputs.learned)
+    before = inputs.mesh.own
+    declared = inputs.rolled_out.by_name(before.name) or before
+    fleet, own = with_own_keys(paths, inputs.config, inputs.rolled_out, declared)
+    same = (own.key, own.next_key) == (before.key, before.next_key) and learned == inputs.learned
+    if same and data in (None, inputs.discovered_bytes):
         return inputs
-    bare = replace(inputs, mesh=mesh_of(inputs.rolled_out, own))
-    made = _merged(bare, data)
-    return inputs if made is bare else made
+    bare = replace(inputs, fleet=fleet, mesh=None, refused=(), joined=())
+    made = _with_stores(bare, own, inputs.discovered_bytes if data is None else data, learned)
+    return inputs if same and made.discovered_bytes == inputs.discovered_bytes else made
 
 
-def check_map(paths: Paths, config: Config, fleet: FleetMap, source: str, own_name: str = "") -> Mesh:
-    """Does the map fit to this host and its configuration? The view of this host."""
+def check_map(
+    paths: Paths, config: Config, fleet: FleetMap, source: str, own_name: str = ""
+) -> tuple[FleetMap, Member]:
+    """Does the map fit to this host and its configuration? The map with this host's keys, and its member."""
     if fleet.cluster.name != config.cluster.name:
         raise WardmeshError(
             "map and configuration name different clusters",
@@ -147,14 +215,18 @@ def check_map(paths: Paths, config: Config, fleet: FleetMap, source: str, own_na
             why=f"{fleet.cluster.name} against {config.cluster.name}",
             remedy=f"set cluster.name in {paths.config} to the fleet's, or send the right map",
         )
-    return mesh_of(fleet, _own_member(fleet, own_public_key(paths), source, own_name))
+    own = _own_member(fleet, config, paths, source, own_name)
+    return with_own_keys(paths, config, fleet, own)
 
 
-def _own_member(fleet: FleetMap, key: str, source: str, own_name: str) -> Member:
-    found = fleet.by_key(key)
+def _own_member(fleet: FleetMap, config: Config, paths: Paths, source: str, own_name: str) -> Member:
+    keys = own_public_keys(paths)
+    former = former_keys(paths)[::-1] if changes_keys(config) else ()
+    found = own_member(fleet, keys) or own_member(fleet, former)
     if found is not None:
         return found
-    namesake = next((member for member in fleet.members if member.name == own_name), None)
+    key = keys[0]
+    namesake = fleet.by_name(own_name)
     if namesake is not None:
         raise WardmeshError(
             f"the fleet map has this host's name {own_name} under another key",
@@ -189,21 +261,6 @@ def read_policies(source: Path) -> tuple[tuple[str, str], ...]:
         return tuple(sorted(json.loads(read_bytes(source) or b"{}").items()))
     except (ValueError, AttributeError) as error:
         raise WardmeshError("damaged copy of the policies", where=str(source), why=str(error)) from error
-
-
-def own_public_key(paths: Paths) -> str:
-    """This host's public key: from the facts beside the private one, so that a private key with wrong
-    permissions does not keep the guard from being set up."""
-    return noted_public_key(paths) or public_of(load_private(paths))
-
-
-def noted_public_key(paths: Paths) -> str:
-    """The public key as it is noted beside the private one, which stays closed; empty before there is one."""
-    try:
-        found = json.loads(read_bytes(paths.key.with_suffix(".json")) or b"{}").get("publicKey")
-    except (ValueError, AttributeError):
-        return ""
-    return found if isinstance(found, str) else ""
 
 
 def _decode(data: bytes, source: Path) -> str:
@@ -270,7 +327,7 @@ def load_successor(paths: Paths, current: Inputs) -> Inputs:
     """What lies in /etc, if it may follow what is in force."""
     own_name = current.mesh.own.name if current.mesh else ""
     learned = _learned(paths.discovered, current.discovered_bytes)
-    new = load_inputs(paths, paths.config, paths.fleet, paths.policies, own_name, learned)
+    new = load_inputs(paths, paths.config, paths.fleet, paths.policies, own_name, learned, current.learned)
     if new.rolled_out is not None:
         check_succession(current.rolled_out, new.rolled_out, str(paths.fleet))
     elif current.rolled_out is not None:
@@ -292,21 +349,6 @@ def remember(paths: Paths, inputs: Inputs) -> None:
         if data is not None and read_bytes(target) != data:
             write_atomic(target, data, 0o600)
     remember_discovered(paths, inputs)
-
-
-def share_map(paths: Paths, inputs: Inputs) -> None:
-    """Where the map in force is more than the one in /etc: write it for the observer and the command line."""
-    fleet = inputs.fleet
-    if fleet is None or fleet is inputs.rolled_out:
-        paths.shared_fleet.unlink(missing_ok=True)
-        return
-    document = {
-        "format": FORMAT,
-        "generation": fleet.generation,
-        "cluster": {"name": fleet.cluster.name, "id": fleet.cluster.id},
-        "members": [member_document(member) for member in fleet.members],
-    }
-    write_atomic(paths.shared_fleet, canonical({**document, "digest": digest_of(document)}) + b"\n")
 
 
 def remember_discovered(paths: Paths, inputs: Inputs) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Protocol
@@ -20,9 +20,9 @@ from wardmesh.host.sysctl import Sysctls
 from wardmesh.model.fleetmap import Address
 from wardmesh.wireguard import devices
 from wardmesh.wireguard.backend import DeviceState, choose_backend
-from wardmesh.wireguard.keys import load_private
+from wardmesh.wireguard.keys import private_keys, promote, publish
 from wardmesh.wireguard.links import read_links
-from wardmesh.wireguard.mark import OWN_PREFIX
+from wardmesh.wireguard.mark import OWN_PREFIX, SECOND_INTERFACE
 from wardmesh.wireguard.routes import RoutingDesired
 from wardmesh.wireguard.routing import Routing
 from wardmesh.wireguard.sysctls import reconcile_sysctls
@@ -31,13 +31,17 @@ from wardmesh.wireguard.tunnel import Tunnel, TunnelDesired
 
 @dataclass(frozen=True)
 class Sight:
-    """What a pass needs to know of the host: guarded devices, IP versions that the kernel has, missing
-    configured devices, and the MTU of the tunnel device (0 where there is none)."""
+    """What a pass needs to know of the host.
+
+    Guarded devices, IP versions that the kernel has, missing configured devices, the MTU of the tunnel device
+    (0 where there is none), and whether there is a second one.
+    """
 
     devices: tuple[Device, ...]
     families: tuple[int, ...]
     missing: tuple[str, ...]
     tunnel_mtu: int
+    second: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -110,6 +114,8 @@ class TunnelLike(Protocol):
 
     def provoke(self, keys: Iterable[str]) -> None: ...
 
+    def teardown(self) -> list[str]: ...
+
 
 class RoutingLike(Protocol):
     """See wireguard/routing.py."""
@@ -124,7 +130,9 @@ class Machine(Protocol):
 
     def paths_to(self, addresses: Iterable[Address]) -> PathTable: ...
 
-    def private_key(self) -> bytes: ...
+    def private_keys(self) -> Mapping[str, bytes]: ...
+
+    def promote(self, public: str) -> bool: ...
 
     def guard(self, listen_port: int, members_max: int) -> GuardLike: ...
 
@@ -136,9 +144,13 @@ class Machine(Protocol):
 
     def tunnel(self, preference: str) -> TunnelLike: ...
 
+    def second_tunnel(self, preference: str) -> TunnelLike: ...
+
     def routing(self) -> RoutingLike: ...
 
     def sysctls(self, names: Sequence[str]) -> list[str]: ...
+
+    def second_sysctls(self) -> list[str]: ...
 
     def teardown(self) -> list[str]: ...
 
@@ -162,6 +174,7 @@ class HostMachine:
             (4, 6) if FilePath("/proc/net/if_inet6").exists() else (4,),
             tuple(devices.missing_devices(links, configured)),
             tunnel[0] if tunnel else 0,
+            any(item.name == SECOND_INTERFACE for item in links),
         )
 
     def before_network(self, configured: Sequence[str]) -> tuple[Device, ...]:
@@ -181,9 +194,15 @@ class HostMachine:
         with Netlink() as link:
             return devices.paths_to(link, addresses)
 
-    def private_key(self) -> bytes:
-        """The 32 bytes; read anew each time, so that wrong permissions are noticed."""
-        return load_private(self._paths)
+    def private_keys(self) -> Mapping[str, bytes]:
+        """By public key; read anew each time, so that wrong permissions are noticed."""
+        return private_keys(self._paths)
+
+    def promote(self, public: str) -> bool:
+        """Let the staged key with this public key take the old one's place; publish which ones there are."""
+        done = promote(self._paths, public)
+        publish(self._paths)
+        return done
 
     def guard(self, listen_port: int, members_max: int) -> Guard:
         """The eBPF programs and maps."""
@@ -206,6 +225,10 @@ class HostMachine:
         """The WireGuard device, by the backend that this host has."""
         return Tunnel(choose_backend(preference))
 
+    def second_tunnel(self, preference: str) -> Tunnel:
+        """The device beside it while keys rotate."""
+        return Tunnel(choose_backend(preference), SECOND_INTERFACE)
+
     def routing(self) -> Routing:
         """Rules and routes."""
         return Routing()
@@ -213,6 +236,10 @@ class HostMachine:
     def sysctls(self, names: Sequence[str]) -> list[str]:
         """rp_filter and its companions for these guarded devices."""
         return reconcile_sysctls(Sysctls(self._paths.sysctls), names)
+
+    def second_sysctls(self) -> list[str]:
+        """Those of the second tunnel's device."""
+        return reconcile_sysctls(Sysctls(self._paths.sysctls), (), SECOND_INTERFACE)
 
     def teardown(self) -> list[str]:
         """Remove everything of ours from the kernel."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent must remember over a restart: the mode in force and who is sealed."""
+"""What the agent must remember over a restart: the mode in force and who is sealed, and, while keys rotate,
+with whom there is a second tunnel."""
 
 from __future__ import annotations
 
@@ -57,4 +58,34 @@ def load_state(path: Path) -> ModeState:
 def save_state(path: Path, state: ModeState) -> None:
     """Persist before the kernel is told: after a crash the host is at least as strict as it was."""
     document = {"mode": state.mode, "sealed": sorted(state.sealed)}
+    write_atomic(path, json.dumps(document, sort_keys=True).encode() + b"\n", 0o600)
+
+
+@dataclass(frozen=True)
+class RotationState:
+    """active: the host was told to send through the second tunnel; pairs: names of members that have one with
+    this host. It outlives the map that asked for it, until the last of them is seen to have left it."""
+
+    active: bool = False
+    pairs: frozenset[str] = frozenset()
+
+
+def load_rotation(path: Path) -> RotationState | None:
+    """The remembered state; None where the file is damaged."""
+    data = read_bytes(path)
+    if data is None:
+        return RotationState()
+    try:
+        document = json.loads(data)
+        active, pairs = document["active"], document["pairs"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(active, bool) or not isinstance(pairs, list):
+        return None
+    return RotationState(active, frozenset(map(str, pairs)))
+
+
+def save_rotation(path: Path, state: RotationState) -> None:
+    """Persist before the kernel is told."""
+    document = {"active": state.active, "pairs": sorted(state.pairs)}
     write_atomic(path, json.dumps(document, sort_keys=True).encode() + b"\n", 0o600)

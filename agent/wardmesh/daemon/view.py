@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from wardmesh import __version__
+from wardmesh.daemon.clusters_view import cluster_rows, cluster_warnings
 from wardmesh.daemon.desired import Mesh
 from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.figures import changed_at, log_counts
 from wardmesh.daemon.firewall_tables import engine_of
 from wardmesh.daemon.inputs import Inputs
+from wardmesh.daemon.rotate import report
 from wardmesh.discovery.settings import read_settings
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap
+from wardmesh.model.fleetmap import FleetMap, Member
 from wardmesh.model.identity import HOST, identities, member_labels
 from wardmesh.wireguard.backend import DeviceState
 from wardmesh.wireguard.liveness import UP
-from wardmesh.wireguard.mark import INTERFACE
+from wardmesh.wireguard.mark import INTERFACE, SECOND_INTERFACE
 
 ENCRYPTION_FIELDS = (
     "encryption",
@@ -36,6 +38,7 @@ ENCRYPTION_FIELDS = (
     "self",
     "address",
     "peers",
+    "rotation",
     "problems",
 )
 
@@ -70,7 +73,9 @@ def store_warnings(store: Mapping[str, Any]) -> list[str]:
     if not store:
         return []
     found = [
-        f"discovery: {store[name]}" for name in ("problem", "registration", "publication") if store.get(name)
+        f"discovery: {store[name]}"
+        for name in ("problem", "registration", "publication", "showing")
+        if store.get(name)
     ]
     if not store["tls"]:
         found.append("discovery: the store is reached without TLS; whoever is on the way can make members")
@@ -85,12 +90,17 @@ class View:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._agent = agent_digest()
+        self.agent = agent_digest()  # of the file that runs, whatever lies in its place later
         self._since = time.time()
         self.bootstrap_seconds: float | None = None  # until the first pass is done
 
-    def status(self, discovery: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Everything that `wardmesh status -o json` prints. discovery: what the store's follower says."""
+    def status(
+        self,
+        discovery: Mapping[str, Any] | None = None,
+        clusters: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> dict[str, Any]:
+        """Everything that `wardmesh status -o json` prints. discovery: what the store's follower says;
+        clusters: what those of the other clusters' stores say."""
         engine = self._engine
         inputs, mesh, state = engine.inputs, engine.mesh, engine.effective()
         encryption = inputs.config.encryption
@@ -99,6 +109,7 @@ class View:
         if inputs.fleet is None:
             problems.append(f"no fleet map: {engine.paths.fleet} (remedy: run the playbook)")
         store = self._discovery(discovery or {})
+        mesh_rows = cluster_rows(inputs, self._up(mesh), clusters or {})
         return {
             "version": __version__,
             "mode": state.mode,
@@ -115,6 +126,7 @@ class View:
             "publicKey": mesh.own.key if mesh else "",
             "listenPort": encryption.listen_port,
             "peers": self._peers(mesh, device) if mesh else [],
+            "rotation": report(engine),
             "guard": {
                 "devices": list(engine.sight.names) if engine.sight and mesh else [],
                 "counters": self._counters(problems),
@@ -127,12 +139,17 @@ class View:
             },
             "inactive": self._inactive(),
             "problems": problems,
-            "warnings": [*(engine.guarding.warnings if mesh else []), *store_warnings(store)],
+            "warnings": [
+                *(engine.guarding.warnings if mesh else []),
+                *store_warnings(store),
+                *cluster_warnings(mesh_rows),
+            ],
             **({"discovery": store} if store else {}),
+            **({"clustermesh": mesh_rows} if mesh_rows else {}),
             "since": round(self._since, 3),
             "time": round(time.time(), 3),
             "figures": self._figures(),
-            "digests": {**inputs.digests(), "agent": self._agent},
+            "digests": {**inputs.digests(), "agent": self.agent},
         }
 
     def _discovery(self, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,6 +174,11 @@ class View:
             "log": log_counts(),
         }
 
+    def _up(self, mesh: Mesh | None) -> frozenset[str]:
+        """Names of the peers whose tunnel is up."""
+        status = self._engine.liveness.status
+        return frozenset(m.name for m in mesh.others if status(m.key) == UP) if mesh else frozenset()
+
     def _counters(self, problems: list[str]) -> dict[str, Any]:
         try:
             return dict(self._engine.guarding.counters())
@@ -174,21 +196,29 @@ class View:
         state, rows = self._engine.effective(), []
         for member in mesh.others:
             found = device.peers.get(member.key)
+            beside = self._engine.second.peer_state(member)
+            there = [peer for peer in (found, beside) if peer is not None]
+            used = beside if self._uses_second(mesh, member) else found
             status = self._engine.liveness.status(member.key)
             rows.append(
                 {
                     "name": member.name,
                     "address": str(member.addresses[0]),
-                    "endpoint": str(found.endpoint if found and found.endpoint else member.endpoint),
-                    "reachable": status == UP,
-                    "tunnel": status,
+                    "endpoint": str(used.endpoint if used and used.endpoint else member.endpoint),
+                    "interface": SECOND_INTERFACE if used is not None and used is beside else INTERFACE,
+                    "reachable": self._engine.is_up(member),
+                    "tunnel": UP if self._engine.is_up(member) else status,
                     "sealed": state.seals(member.name),
-                    "lastHandshake": found.last_handshake if found else 0,
-                    "rxBytes": found.rx_bytes if found else 0,
-                    "txBytes": found.tx_bytes if found else 0,
+                    "lastHandshake": max((peer.last_handshake for peer in there), default=0),
+                    "rxBytes": sum(peer.rx_bytes for peer in there),
+                    "txBytes": sum(peer.tx_bytes for peer in there),
                 }
             )
         return rows
+
+    def _uses_second(self, mesh: Mesh, member: Member) -> bool:
+        engine = self._engine
+        return engine.second.carries(mesh, member, first_up=engine.first_up(member))
 
     def endpoints(self) -> list[dict[str, Any]]:
         """This host's endpoint; a host is one (DESIGN §6)."""

@@ -36,8 +36,10 @@ class Watch(Protocol):
 class Worker:
     """Runs the engine. submit and stop may be called from any thread, and from signal handlers."""
 
-    def __init__(self, engine: Engine, watch: Watch) -> None:
+    def __init__(self, engine: Engine, watch: Watch, after: Callable[[], Any] = lambda: None) -> None:
+        """after: what else is due after each pass."""
         self._engine = engine
+        self._after = after
         self._watch = watch
         self._jobs = Jobs()
         self._stopping = threading.Event()
@@ -84,6 +86,7 @@ class Worker:
     def _pass(self) -> None:
         start = time.monotonic()
         self._guarded(self._engine.reconcile)
+        self._guarded(self._after)
         end = time.monotonic()
         self._rest_until = end + min(SHARE * (end - start), LONGEST_REST)
         self._pass_at = end + PERIOD

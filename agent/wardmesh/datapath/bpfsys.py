@@ -30,6 +30,7 @@ _MAP_LOOKUP = 1
 _MAP_UPDATE = 2
 _MAP_DELETE = 3
 _MAP_NEXT_KEY = 4
+_PROG_LOAD = 5
 _OBJ_PIN = 6
 _OBJ_GET = 7
 _PROG_TEST_RUN = 10
@@ -37,6 +38,7 @@ _OBJ_INFO = 15
 _MAP_LOOKUP_BATCH = 24
 _MAP_UPDATE_BATCH = 26
 
+SCHED_CLS = 3  # enum bpf_prog_type
 _BATCH = 4096
 _ATTR_SIZE = 128
 _ENOTSUPP = 524  # the kernel's own, not in errno: batch operations of this map type are missing
@@ -232,6 +234,27 @@ def _items_by_key(fd: int, key_size: int, value_size: int) -> dict[bytes, bytes]
 
 
 # --- programs ------------------------------------------------------------------------------------
+
+
+def prog_load(kind: int, name: str, instructions: bytes, license_name: str) -> int:
+    """Have the kernel verify and take a program; the caller closes the descriptor."""
+    code, terms = _bytes(instructions), _bytes(license_name.encode() + b"\0")
+    count = len(instructions) // 8
+    log_level = log_size = log_buffer = kernel_version = flags = 0
+    attributes = struct.pack(
+        "=IIQQIIQII16s",
+        kind,
+        count,
+        _address(code),
+        _address(terms),
+        log_level,
+        log_size,
+        log_buffer,
+        kernel_version,
+        flags,
+        name[:15].encode(),
+    )
+    return _bpf(_PROG_LOAD, attributes)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ ROW = struct.Struct("=I")
 PROGRAMS = ("egress_l2", "egress_l3", "ingress_l2", "ingress_l3")
 
 MAX_EXCEPTIONS = 256
+ROOM_BYTES = 64  # struct wm_room
 
 # enum bpf_map_type and BPF_F_NO_PREALLOC of linux/bpf.h
 _HASH = 1
@@ -106,6 +107,7 @@ def map_specs(members_max: int) -> tuple[MapSpec, ...]:
         MapSpec("metrics", _PERCPU_ARRAY, ROW.size, METRIC.size, METRIC_ROWS),
         MapSpec("watch", _ARRAY, ROW.size, events.WATCH.size, 1),
         MapSpec("buckets", _PERCPU_ARRAY, ROW.size, events.BUCKET.size, events.BUCKETS),
+        MapSpec("room", _PERCPU_ARRAY, ROW.size, ROOM_BYTES, 1),
         MapSpec("events", events.RING, 0, 0, EVENTS_BYTES),
     )
 

@@ -90,6 +90,8 @@ class Guard:
     def _write_config(self, flags: int) -> None:
         row = bpfsys.map_lookup(self._need("config"), contract.ROW.pack(0), contract.CONFIG.size)
         fresh = self._config(flags)
+        if row and len(self._ports) == 1:  # just started: a second tunnel may be at work
+            fresh = contract.CONFIG.pack(fresh[:2], row[2:4], flags)
         if row != fresh:
             bpfsys.map_update(self._loaded.maps["config"], contract.ROW.pack(0), fresh)
 

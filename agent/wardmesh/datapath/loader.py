@@ -84,8 +84,8 @@ def _no_bcc(python: str, why: str) -> WardmeshError:
     )
 
 
-def compile_and_pin(build: Build, pins: Mapping[str, Path], python: str, paths: Paths) -> None:
-    """Run the child: it compiles, loads and pins every program at its path."""
+def compile_and_pin(build: Build, pins: Mapping[str, Path], python: str, paths: Paths) -> str:
+    """Run the child: it compiles, loads and pins every program at its path. Returns what it reports."""
     headers = find_headers(paths)
     request = {
         "source": build.source,
@@ -106,6 +106,7 @@ def compile_and_pin(build: Build, pins: Mapping[str, Path], python: str, paths: 
             why=f"exit status {done.returncode}: {_fold(done.stderr)}",
             remedy="install the headers of the running kernel; root and CAP_BPF are needed",
         )
+    return str(done.stdout)
 
 
 def _fold(text: str, lines: int = 6) -> str:

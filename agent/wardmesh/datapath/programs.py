@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from wardmesh.datapath import bpfsys, loader
+from wardmesh.datapath import bpfsys, bytecode, loader
 from wardmesh.datapath.contract import MapSpec
 from wardmesh.datapath.pins import Pins, close_all, create_maps, open_pins
 from wardmesh.host.paths import Paths
@@ -45,7 +47,8 @@ class Programs:
         self._build: loader.Build | None = None
 
     def ensure_loaded(self) -> bool:
-        """Open the pinned maps and programs; create and compile what is missing or belongs to other maps.
+        """Open the pinned maps and programs; create what is missing or belongs to other maps: programs from
+        what was compiled before for this kernel, else by the compiler.
 
         Returns whether something was compiled.
         """
@@ -55,7 +58,7 @@ class Programs:
         if self._build is None:
             folder = self._pins.maps(self._contract)
             self._build = loader.plan_build(self._python, folder, self._contract, self._source, self._cflags)
-        programs = self._open_programs(self._build)
+        programs = self._open_programs(self._build) or self._load_kept(self._build)
         compiled = programs is None
         self.programs = self._compile(self._build) if programs is None else programs
         return compiled
@@ -85,12 +88,51 @@ class Programs:
         close_all(programs)
         return None
 
+    def _kept(self, build: loader.Build) -> Path:
+        return self._paths.programs / f"{Path(self._source).stem}-{build.digest}.json"
+
+    def _load_kept(self, build: loader.Build) -> dict[str, int] | None:
+        """Programs compiled before, pinned; None where there are none, or the kernel refuses them."""
+        kept = bytecode.read(self._kept(build))
+        if kept is None or set(kept) != set(self._names):
+            return None
+
+        def fill(fresh: Path) -> None:
+            for name, code in kept.items():
+                fd = bytecode.load(name, bytecode.bound(code, self.maps))
+                try:
+                    bpfsys.obj_pin(fd, fresh / name)
+                finally:
+                    os.close(fd)
+
+        folder = self._pins.programs(build.digest)
+        try:
+            self._pins.build(folder, fill)
+        except (OSError, KeyError, struct.error):  # damaged after all: the compiler makes it good
+            self._kept(build).unlink(missing_ok=True)
+            self._pins.prepare()
+            return None
+        return open_pins(folder, self._names)
+
+    def _keep(self, build: loader.Build, report: str) -> None:
+        """For the next boot. Nothing depends on it: where it fails, the compiler runs again."""
+        names = {bpfsys.map_id(fd): name for name, fd in self.maps.items()}
+        programs = {}
+        for name, (instructions, ids) in bytecode.read_report(report).items():
+            code = bytecode.unbound(instructions, {fd: names[id_] for fd, id_ in ids.items() if id_ in names})
+            if code is None:
+                return
+            programs[name] = code
+        if programs.keys() == set(self._names):
+            with suppress(OSError):
+                bytecode.write(self._kept(build), programs)
+
     def _compile(self, build: loader.Build) -> dict[str, int]:
         folder = self._pins.programs(build.digest)
 
         def fill(fresh: os.PathLike[str]) -> None:
             pins = {name: self._pins.root / fresh / name for name in self._names}
-            loader.compile_and_pin(build, pins, self._python, self._paths)
+            self._keep(build, loader.compile_and_pin(build, pins, self._python, self._paths))
 
         self._pins.build(folder, fill)
         programs = open_pins(folder, self._names)

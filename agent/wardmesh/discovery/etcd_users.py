@@ -23,6 +23,8 @@ from wardmesh.discovery.keys import (
     nodes_prefix,
     prefix_end,
     publisher_key,
+    state_key,
+    states_prefix,
     synced_prefix,
 )
 from wardmesh.model.errors import WardmeshError
@@ -40,12 +42,14 @@ class Rights:
 
 
 def desired_rights(cluster: str, names: Iterable[str], publishers: Iterable[str] = ()) -> Rights:
-    """Each member reads the members of its cluster and writes its own record.
+    """Each member reads the members of its cluster and writes its own record, and the same of their states.
 
     publishers: members that run the store, and write what other clusters read (publisher.py).
     """
-    prefix = nodes_prefix(cluster)
-    everybody = (api.READ, prefix.encode(), prefix_end(prefix))
+    everybody = {
+        (api.READ, prefix.encode(), prefix_end(prefix))
+        for prefix in (nodes_prefix(cluster), states_prefix(cluster))
+    }
     members = sorted(set(names))
     if ROOT in members:
         raise WardmeshError(
@@ -54,7 +58,14 @@ def desired_rights(cluster: str, names: Iterable[str], publishers: Iterable[str]
     extra = {name: _publishing(cluster) for name in publishers}
     return Rights(
         {
-            _OURS + name: frozenset({everybody, _one(node_key(cluster, name)), *extra.get(name, ())})
+            _OURS + name: frozenset(
+                {
+                    *everybody,
+                    _one(node_key(cluster, name)),
+                    _one(state_key(cluster, name)),
+                    *extra.get(name, ()),
+                }
+            )
             for name in members
         },
         {name: frozenset({_OURS + name}) for name in members},

@@ -10,12 +10,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from wardmesh.discovery.backend import Backend, Change, Entry
-from wardmesh.discovery.keys import node_key, nodes_prefix
+from wardmesh.discovery.keys import node_key, nodes_prefix, state_key
 from wardmesh.discovery.members import node_of
 from wardmesh.discovery.records import read_node, write_node
 from wardmesh.discovery.roll import Roll
@@ -26,6 +26,7 @@ from wardmesh.model.fleetmap import Member
 STEP = 0.25  # seconds between two looks at the clock, the labels and the changes
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two rounds through the servers
 RENEWALS = 3  # of a lease in its time
+SHOW = 10.0  # seconds between two writes of what this host shows of itself
 AGAIN = 5.0  # seconds until this host's record is tried again where the store did not take it
 _LONGEST_STEP = 5.0  # seconds that one tick may count: a host that slept was not connected
 _SHARE, _LONGEST_REST = 4.0, 1.0  # under a storm of changes, rest so many times as long as telling takes
@@ -33,9 +34,24 @@ _MOST_SKIPPED = 20  # records named in the state
 Connect = Callable[[Server, int], Backend]
 
 
+def rounds(stop: threading.Event, servers: Sequence[Server], serve: Callable[[Server], bool]) -> None:
+    """Stay with one server after another until stop is set. serve: until it fails; was it of use?"""
+    pause = FIRST_PAUSE
+    while not stop.is_set():
+        for server in random.sample(list(servers), len(servers)):
+            if stop.is_set():
+                return
+            if serve(server):
+                pause = FIRST_PAUSE
+                break  # it did work: the next round may begin at once, after a short pause
+        stop.wait(pause * random.uniform(0.5, 1.5))
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
 @dataclass
 class State:
-    """What there is to say about the connection. problem, registration, publication: "" is fine."""
+    """What there is to say about the connection. problem, registration, publication, showing: "" is
+    fine."""
 
     connected: bool = False
     server: str = ""
@@ -44,6 +60,7 @@ class State:
     registration: str = ""
     publishing: bool = False
     publication: str = ""
+    showing: str = ""
 
     def document(self, roll: Roll) -> dict[str, Any]:
         """For status and logs."""
@@ -56,6 +73,7 @@ class State:
             "registration": self.registration,
             "publishing": self.publishing,
             "publication": self.publication,
+            "showing": self.showing,
             "records": len(roll.claims),
             "departed": sorted(roll.departed)[:_MOST_SKIPPED],
             "skipped": len(roll.skipped),
@@ -66,7 +84,8 @@ class State:
 @dataclass
 class Follower:
     """One host's part in the store. labels: read anew at every step; told: after every change, True where
-    the roll is another one. publish: what else this host writes; True where it is the one that does."""
+    the roll is another one. publish: what else this host writes; True where it is the one that does. former:
+    keys that this host had before. shown: what it shows of itself, under its lease, b"" for nothing."""
 
     settings: Settings
     own: Member
@@ -75,6 +94,8 @@ class Follower:
     labels: Callable[[], Mapping[str, str]]
     told: Callable[[bool], None]
     publish: Callable[[Backend], bool] | None = None
+    former: tuple[str, ...] = ()
+    shown: Callable[[], bytes] | None = None
     state: State = field(default_factory=State)
     _stop: threading.Event = field(default_factory=threading.Event)
     _lease: int = 0
@@ -83,6 +104,8 @@ class Follower:
     _try_at: float = 0.0
     _tell_at: float = 0.0
     _publish_at: float = 0.0
+    _show_at: float = 0.0
+    _visible: tuple[int, bytes] = (0, b"")  # the lease, and what was written under it
     _said: dict[str, Any] = field(default_factory=dict)
 
     def stop(self) -> None:
@@ -91,16 +114,7 @@ class Follower:
 
     def run(self) -> None:
         """Until stop is called."""
-        pause = FIRST_PAUSE
-        while not self._stop.is_set():
-            for server in random.sample(self.settings.servers, len(self.settings.servers)):
-                if self._stop.is_set():
-                    return
-                if self._serve(server):
-                    pause = FIRST_PAUSE
-                    break  # it did work: the next round may begin at once, after a short pause
-            self._stop.wait(pause * random.uniform(0.5, 1.5))
-            pause = min(2 * pause, LONGEST_PAUSE)
+        rounds(self._stop, self.settings.servers, self._serve)
 
     def _serve(self, server: Server) -> bool:
         """Stay with one server until it fails; was it of use?"""
@@ -112,6 +126,7 @@ class Follower:
             useful = True
             self.state.connected, self.state.server, self.state.problem = True, server.target, ""
             self._written, self._renew_at, self._try_at = b"", 0.0, 0.0
+            self._visible = (0, b"")
             self._follow(backend)
         except WardmeshError as error:
             self.state.connected, self.state.registered = False, False
@@ -127,6 +142,7 @@ class Follower:
         while not self._stop.is_set():
             self._register(backend)
             self._publish(backend)
+            self._show(backend)
             self._tell()
             for change in backend.changes(STEP):
                 self._take(change)
@@ -155,7 +171,7 @@ class Follower:
                 self._lease, self._written = 0, b""
             elif not self._lease:
                 backend.get(self._own_key)  # a server that lost its majority must not look well
-        value = write_node(node_of(self.own, self.roll.cluster, self.labels()))
+        value = write_node(node_of(self.own, self.roll.cluster, self.labels(), self.former))
         if value == self._written or now < self._try_at:
             return
         try:
@@ -178,6 +194,21 @@ class Follower:
             self.state.publishing, self.state.publication = False, str(error)
             self._publish_at = now + AGAIN
 
+    def _show(self, backend: Backend) -> None:
+        """Bounded in time: many changes are one write."""
+        now = time.monotonic()
+        if self.shown is None or not self.state.registered or now < self._show_at:
+            return
+        value = self.shown()
+        if not value or (self._lease, value) == self._visible:
+            return
+        self._show_at = now + SHOW
+        try:
+            backend.put(state_key(self.roll.cluster.name, self.own.name), value)
+            self._visible, self.state.showing = (self._lease, value), ""
+        except WardmeshError as error:  # without the right to: the members are followed all the same
+            self.state.showing = str(error)
+
     def _check_free(self, entry: Entry | None) -> None:
         """Another host with this name would be overwritten, and would write over us."""
         if entry is None or entry.lease == 0 or entry.lease == self._lease:
@@ -186,7 +217,7 @@ class Follower:
             holder = read_node(entry.key, entry.value).public_key
         except WardmeshError:
             return
-        if holder != self.own.key:
+        if holder != self.own.key and holder not in self.former:
             raise WardmeshError(
                 "another host is registered under this host's name",
                 where=entry.key,

@@ -110,7 +110,18 @@ class Fields:
 
     def network(self, name: str) -> Network | None:
         """{"IP", "Mask"} with the mask's bytes in base64, or the text of a prefix (newer writers)."""
+        return self._network(name, self.raw(name))
+
+    def network_list(self, name: str) -> list[Network | None]:
+        """A list of such."""
         value = self.raw(name)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise self._wrong(name, "a list")
+        return [self._network(name, item) for item in value]
+
+    def _network(self, name: str, value: Any) -> Network | None:
         if value is None:
             return None
         if isinstance(value, str):

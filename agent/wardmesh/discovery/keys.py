@@ -41,9 +41,40 @@ def synced_prefix(cluster: str) -> str:
     return f"cilium/synced/{cluster}/"
 
 
+NODES, NUMBERS, PAIRS = "nodes", "identities", "ip"  # the kinds that are read of another cluster
+
+
+def kind_prefixes(cluster: str, *, cached: bool) -> dict[str, str]:
+    """Where each kind of another cluster's records lies. cached: in the layout for several clusters."""
+    if not cached:
+        return {NUMBERS: IDENTITIES, NODES: nodes_prefix(cluster), PAIRS: ADDRESSES}
+    base = "cilium/cache"
+    return {
+        NUMBERS: f"{base}/identities/v1/{cluster}/id/",
+        NODES: f"{base}/nodes/v1/{cluster}/",
+        PAIRS: f"{base}/ip/v1/{cluster}/",
+    }
+
+
+def canary_keys(cluster: str, *, cached: bool) -> list[str]:
+    """The signs that those records are complete."""
+    base = "cilium/cache" if cached else BASE
+    return [f"{synced_prefix(cluster)}{base}/{kind}/v1" for kind in (NUMBERS, NODES, PAIRS)]
+
+
 def publisher_key(cluster: str) -> str:
     """Which host publishes for the cluster; a key of our own."""
     return f"wardmesh/v1/{cluster}/publisher"
+
+
+def states_prefix(cluster: str) -> str:
+    """What the members of a cluster show of themselves; keys of our own."""
+    return f"wardmesh/v1/{cluster}/state/"
+
+
+def state_key(cluster: str, name: str) -> str:
+    """What one member shows of itself."""
+    return states_prefix(cluster) + name
 
 
 def prefix_end(prefix: str) -> bytes:

@@ -7,7 +7,9 @@ Rules, the same on every host:
   2. Of other records the older one (by the store's revision) stands against the newer one, then by name.
   3. Name, key, address, endpoint and subnets belong to one member. A record that claims what another has is
      refused as a whole. Subnets, and addresses outside the allowed networks, need the operator's word.
-  4. A departed member keeps its addresses for its grace; while they are kept, it is sealed where it was.
+  4. Where hosts change their keys by themselves, a record gives a member of the map its keys, if it names the
+     map's key among those it had before: only then it is the later one. It counts after it is gone, too.
+  5. A departed member keeps its addresses for its grace; while they are kept, it is sealed where it was.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from wardmesh.discovery.document import Claim, Discovered
-from wardmesh.discovery.members import with_labels
-from wardmesh.model.fleetmap import FleetMap, Member, Network
+from wardmesh.discovery.members import shortened, with_labels
+from wardmesh.model.fleetmap import Address, FleetMap, Member, Network
 
 Span = tuple[int, int, int, str]  # version, first, last, owner
 
@@ -57,6 +59,10 @@ class Owners:
             insort(self._spans, span)
         return ""
 
+    def owner(self, address: Address) -> str:
+        """Whose an address is, "" is nobody's."""
+        return self._overlap((address.version, int(address), int(address), ""))
+
     def _overlap(self, span: Span) -> str:
         version, first, last, name = span
         place = bisect_left(self._spans, (version, first, -1, ""))
@@ -71,11 +77,12 @@ class Owners:
 
 
 def _words(member: Member) -> list[tuple[str, str]]:
-    return [("name", member.name), ("key", member.key), ("endpoint", str(member.endpoint))]
+    words = [("name", member.name), ("key", member.key), ("endpoint", str(member.endpoint))]
+    return words + ([("key", member.next_key)] if member.next_key else [])
 
 
 def _spans(member: Member) -> list[Span]:
-    if not member.allowed_ips:
+    if not member.allowed_ips and not member.pods:
         return [(item.version, int(item), int(item), member.name) for item in member.addresses]
     found: list[Span] = []
     for version in (4, 6):
@@ -93,21 +100,28 @@ def merge(
     *,
     allowed: Sequence[Network] = (),
     keep_departed: bool = False,
+    own: str = "",
+    by_themselves: bool = False,
 ) -> tuple[FleetMap, tuple[Refused, ...]]:
     """The map in force, and the records that it is not made of.
 
     allowed: networks that addresses may come from, empty is any. keep_departed: this host serves the store;
-    without a tunnel to it nobody could come back, so departed members stay peers here.
+    without a tunnel to it nobody could come back, so departed members stay peers here. own: this host's
+    name, whose keys the caller knows better. by_themselves: do hosts change their keys by themselves?
     """
     owners = Owners()
     members = {member.name: member for member in fleet.members}
-    for member in fleet.members:
+    if by_themselves:
+        _succeed(members, found, own)
+    for member in members.values():
         owners.claim(member)
     refused: list[Refused] = []
     for claim in in_order(found.claims.values()):
         name = claim.member.name
         why = (
-            _declared(members[name], claim.member) if name in members else _new(claim.member, owners, allowed)
+            _declared(members[name], claim.member, own)
+            if name in members
+            else _new(claim.member, owners, allowed)
         )
         if why:
             refused.append(Refused(name, why))
@@ -138,9 +152,34 @@ def in_order(claims: Iterable[Claim]) -> list[Claim]:
     return sorted(claims, key=lambda claim: (claim.since, claim.member.name))
 
 
-def _declared(held: Member, claimed: Member) -> str:
+def _succeed(members: dict[str, Member], found: Discovered, own: str) -> None:
+    """Give members of the map the keys that their records, or the last ones there were, say they have now."""
+    taken = {key: member.name for member in members.values() for key in (member.key, member.next_key) if key}
+    words = {**found.rotated, **{name: item.claim for name, item in found.departed.items()}, **found.claims}
+    for claim in in_order(words.values()):
+        held = members.get(claim.member.name)
+        if held is None or held.name == own:
+            continue
+        now = _successor(held, claim)
+        if any(taken.setdefault(key, held.name) != held.name for key in (now.key, now.next_key) if key):
+            continue  # _declared refuses the record
+        members[held.name] = now
+
+
+def _successor(held: Member, claim: Claim) -> Member:
+    """The member of the map with the keys of its record, where that is the later word."""
+    said = claim.member
+    if said.key == held.key:
+        return replace(held, next_key=held.next_key or said.next_key)
+    if shortened([held.key])[0] in claim.former:
+        return replace(held, key=said.key, next_key=said.next_key)
+    return held
+
+
+def _declared(held: Member, claimed: Member, own: str) -> str:
     """Does a record fit to the member of the rolled-out map?"""
-    if claimed.key != held.key:
+    # While keys rotate, map and record change at different times; they meet in one of the two keys.
+    if held.name != own and not {claimed.key, claimed.next_key} & {held.key, held.next_key} - {""}:
         return f"the map has {held.name} under another key"
     strange = [address for address in claimed.addresses if address not in held.addresses]
     if strange:
@@ -151,14 +190,15 @@ def _declared(held: Member, claimed: Member) -> str:
 def _new(member: Member, owners: Owners, allowed: Sequence[Network]) -> str:
     """Let a member join that only the store knows, or say why not."""
     for network in member.networks() if allowed else ():
-        if not any(_inside(network, outer) for outer in allowed):
+        if not any(is_inside(network, outer) for outer in allowed):
             return f"{network} is outside of discovery.networks"
     if member.allowed_ips and not allowed:
         return "subnets behind a member of the store need discovery.networks"
     return owners.claim(member)
 
 
-def _inside(network: Network, outer: Network) -> bool:
+def is_inside(network: Network, outer: Network) -> bool:
+    """Is every address of the one in the other?"""
     return (
         network.version == outer.version
         and int(outer.network_address) <= int(network.network_address)

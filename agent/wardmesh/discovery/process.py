@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from wardmesh.discovery.backend import Backend
-from wardmesh.discovery.document import read_discovered, write_discovered
+from wardmesh.discovery.clusters import Remote, read_remotes
+from wardmesh.discovery.document import Claim, read_discovered, write_discovered
 from wardmesh.discovery.follower import Follower
+from wardmesh.discovery.learned import read_learned, write_learned
 from wardmesh.discovery.members import member_document
+from wardmesh.discovery.remote import RemoteFollower
 from wardmesh.discovery.roll import Roll
 from wardmesh.discovery.settings import CONSUL, Server, Settings, read_settings, serves_here
-from wardmesh.host.files import read_bytes, write_atomic
+from wardmesh.host.files import read_bytes, stamp, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Cluster
 from wardmesh.model.errors import WardmeshError
@@ -35,12 +38,14 @@ _NICE = 5  # the agent's own work comes first
 
 @dataclass(frozen=True)
 class Order:
-    """What the process has to do. values: the configuration's keys etcd.* and discovery.*; root: of Paths."""
+    """What the process has to do. values: the configuration's keys etcd.*, clustermesh.* and so on; root: of
+    Paths; former: keys that this host had before, the newest last."""
 
     values: Mapping[str, Any]
     own: Member
     cluster: Cluster
     root: str = "/"
+    former: tuple[str, ...] = ()
 
     def line(self) -> str:
         """As it goes through the pipe."""
@@ -49,6 +54,7 @@ class Order:
             "own": member_document(self.own),
             "cluster": [self.cluster.name, self.cluster.id],
             "root": self.root,
+            "former": list(self.former),
         }
         return json.dumps(document, sort_keys=True) + "\n"
 
@@ -58,7 +64,8 @@ def read_order(line: str) -> Order:
     document = json.loads(line)
     name, number = document["cluster"]
     own = parse_member(document["own"], "own member")
-    return Order(document["values"], own, Cluster(name, number), document["root"])
+    former = tuple(document["former"])
+    return Order(document["values"], own, Cluster(name, number), document["root"], former)
 
 
 def restored(roll: Roll, paths: Paths) -> None:
@@ -78,13 +85,9 @@ def labels_of(path: Path, own: Member) -> Callable[[], Mapping[str, str]]:
     held: dict[str, Any] = {"stamp": None, "labels": dict(own.labels)}
 
     def read() -> Mapping[str, str]:
-        try:
-            found = path.stat()
-            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
-        except OSError:
-            stamp = None
-        if stamp != held["stamp"]:
-            held["stamp"] = stamp
+        now = stamp(path)
+        if now != held["stamp"]:
+            held["stamp"] = now
             try:
                 held["labels"] = {**read_labels(read_bytes(path), str(path)), **own.labels}
             except WardmeshError as error:
@@ -131,16 +134,41 @@ def fleet_of(paths: Paths) -> Callable[[], FleetMap | None]:
     held: dict[str, Any] = {"stamp": None, "fleet": None}
 
     def read() -> FleetMap | None:
-        try:
-            found = paths.shared_fleet.stat()
-            stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if stamp != held["stamp"]:
+        now = stamp(paths.shared_fleet)
+        if now != held["stamp"]:
+            # It may just be replaced, or not be there yet: what was read stays.
+            with suppress(OSError, WardmeshError):
                 held["fleet"] = parse_fleet_map(paths.shared_fleet.read_bytes(), str(paths.shared_fleet))
-                held["stamp"] = stamp
-        except (OSError, WardmeshError):
-            pass  # it is just being replaced, or not there yet: what was read stays
+                held["stamp"] = now
         fleet: FleetMap | None = held["fleet"]
         return fleet
+
+    return read
+
+
+class Voice:
+    """What several threads say, a line each."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def say(self, document: Mapping[str, Any]) -> None:
+        """One line on stdout."""
+        with self._lock:
+            sys.stdout.write(json.dumps(document) + "\n")
+            sys.stdout.flush()
+
+
+def shown_by(path: Path) -> Callable[[], bytes]:
+    """What the agent left to be shown, read again when it is another file; b"" while there is none."""
+    held: dict[str, Any] = {"stamp": None, "data": b""}
+
+    def read() -> bytes:
+        now = stamp(path)
+        if now != held["stamp"]:
+            held.update(stamp=now, data=read_bytes(path) or b"")
+        data: bytes = held["data"]
+        return data
 
     return read
 
@@ -151,27 +179,60 @@ def main() -> None:
         os.nice(_NICE)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     order = read_order(sys.stdin.readline())
+    paths, voice = Paths(Path(order.root)), Voice()
+    follow: list[Callable[[], None]] = []
+    stop: list[Callable[[], None]] = []
+    for remote in read_remotes(order.values, order.cluster):
+        if remote.store is not None:
+            other = following(remote, remote.store, order.cluster, paths, voice)
+            follow.append(other.run)
+            stop.append(other.stop)
     settings = read_settings(order.values)
-    if settings is None:
-        return
-    paths = Paths(Path(order.root))
+    if settings is not None:
+        own = _own(order, settings, paths, voice)
+        follow.append(own.run)
+        stop.append(own.stop)
+    threads = [threading.Thread(target=run, daemon=True) for run in follow]
+    for thread in threads:
+        thread.start()
+    sys.stdin.read()
+    for call in stop:
+        call()
+    for thread in threads:
+        thread.join()
+
+
+def _own(order: Order, settings: Settings, paths: Paths, voice: Voice) -> Follower:
+    """Who follows the own cluster's store."""
     roll = Roll(order.cluster, settings.lease, settings.grace)
     restored(roll, paths)
 
+    written: dict[str, tuple[Claim, bytes]] = {}
+
     def told(changed: bool) -> None:
         if changed:
-            write_atomic(paths.discovered, write_discovered(roll.found()), 0o600)
-        document = {**follower.state.document(roll), "changed": changed}
-        sys.stdout.write(json.dumps(document) + "\n")
-        sys.stdout.flush()
+            write_atomic(paths.discovered, write_discovered(roll.found(), written), 0o600)
+        voice.say({**follower.state.document(roll), "changed": changed})
 
     publish = publishing(order, settings, paths)
     labels = labels_of(paths.labels, order.own)
-    follower = Follower(settings, order.own, roll, connect(settings), labels, told, publish)
-    threading.Thread(target=_until_the_end, args=(follower.stop,), daemon=True).start()
-    follower.run()
+    follower = Follower(settings, order.own, roll, connect(settings), labels, told, publish, order.former)
+    follower.shown = shown_by(paths.shown)
+    return follower
 
 
-def _until_the_end(stop: Callable[[], None]) -> None:
-    sys.stdin.read()
-    stop()
+def following(remote: Remote, store: Settings, own: Cluster, paths: Paths, voice: Voice) -> RemoteFollower:
+    """Who follows another cluster's store. A damaged file is none: the store says everything anew."""
+    path = paths.clusters / f"{remote.name}.json"
+
+    def told(changed: bool) -> None:
+        if changed and follower.roll is not None:
+            write_atomic(path, write_learned(follower.roll.found()), 0o600)
+        voice.say({**follower.document(), "changed": changed})
+
+    follower = RemoteFollower(remote, store, own, connect(store), told)
+    with suppress(WardmeshError):
+        data = read_bytes(path)
+        if data is not None:
+            follower.restore(read_learned(data, str(path)))
+    return follower

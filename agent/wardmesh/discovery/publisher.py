@@ -47,7 +47,7 @@ def identity_records(fleet: FleetMap) -> dict[str, bytes]:
     numbers = identities(fleet)
     return {
         identity_key(numbers[member.name]): write_identity(member_labels(member, fleet.cluster.name))
-        for member in fleet.members
+        for member in fleet.home
     }
 
 
@@ -56,12 +56,12 @@ def address_records(fleet: FleetMap) -> dict[str, bytes]:
     numbers = identities(fleet)
     pairs = [
         IpPair(ipaddress.ip_network(address), numbers[member.name], _host(member.addresses, address.version))
-        for member in fleet.members
+        for member in fleet.home
         for address in member.addresses
     ]
     pairs += [
         IpPair(network, numbers[member.name], _host(member.addresses, network.version), bare=False)
-        for member in fleet.members
+        for member in fleet.home
         for network in member.allowed_ips
     ]
     return {pair.store_key(): write_ip(pair) for pair in pairs}

@@ -52,6 +52,8 @@ def read_node(key: str, data: bytes) -> Node:
         if address is not None and kind not in _NAMES:
             addresses.append((kind, address))
     networks = [fields.network(f"IPv{version}AllocCIDR") for version in (4, 6)]
+    for version in (4, 6):
+        networks += fields.network_list(f"IPv{version}SecondaryAllocCIDRs")[:_MOST]
     node = Node(
         name=fields.text("Name"),
         cluster=fields.text("Cluster"),
@@ -73,7 +75,7 @@ def read_node(key: str, data: bytes) -> Node:
 
 def write_node(node: Node) -> bytes:
     """The value of a node record."""
-    by_version = {network.version: network for network in node.networks}
+    by_version = {network.version: network for network in reversed(node.networks)}
     document: dict[str, Any] = {
         "Name": node.name,
         "Cluster": node.cluster,
@@ -109,6 +111,7 @@ class IpPair:
     host: Address | None = None
     key: int = WIREGUARD
     bare: bool = True  # an address without a mask; a /32 with a mask is another key
+    pod: str = ""  # namespace/name
 
     def store_key(self) -> str:
         """Where it lies."""
@@ -132,10 +135,15 @@ def read_ip(key: str, data: bytes) -> IpPair:
         fields.address("HostIP"),
         fields.number("Key", 8),
         bare=length is None,
+        pod=_pod(fields.text("K8sNamespace"), fields.text("K8sPodName")),
     )
     if _remainder(pair.store_key()) != _remainder(key):
         raise reject(key, f"it is the record of {network}")
     return pair
+
+
+def _pod(namespace: str, name: str) -> str:
+    return f"{namespace[:63]}/{name[:253]}" if name else ""
 
 
 def _remainder(key: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from wardmesh.discovery.backend import Entry
 from wardmesh.discovery.document import Claim, Departed, Discovered
 from wardmesh.discovery.keys import nodes_prefix
-from wardmesh.discovery.members import member_of
+from wardmesh.discovery.members import former_of, member_of
 from wardmesh.discovery.records import read_node
 from wardmesh.model.config import Cluster
 from wardmesh.model.errors import WardmeshError
@@ -28,25 +28,34 @@ _MOST_DEPARTED = 4096
 
 @dataclass
 class Roll:
-    """The members that the store knows. lease, grace: seconds; skipped: why, by key of the store."""
+    """The members that the store knows. lease, grace: seconds; rotated: see document.Discovered; skipped:
+    why, by key of the store.
+
+    prefix: where the records lie, "" is where the own cluster's do; foreign: of another one; most: members.
+    """
 
     cluster: Cluster
     lease: float
     grace: float
     claims: dict[str, Claim] = field(default_factory=dict)
     departed: dict[str, Departed] = field(default_factory=dict)
+    rotated: dict[str, Claim] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     _going: dict[str, float] = field(default_factory=dict)  # seconds left, by name
     changed: bool = False
+    prefix: str = ""
+    foreign: bool = False
+    most: int = MOST_RECORDS
 
     def restore(self, found: Discovered) -> None:
         """Go on from what was learned before a restart."""
         if found.cluster == self.cluster:
             self.claims, self.departed = dict(found.claims), dict(found.departed)
+            self.rotated = dict(found.rotated)
 
     def found(self) -> Discovered:
         """Who is a member now."""
-        return Discovered(self.cluster, dict(self.claims), dict(self.departed))
+        return Discovered(self.cluster, dict(self.claims), dict(self.departed), dict(self.rotated))
 
     def snapshot(self, entries: Iterable[Entry]) -> None:
         """Everything that the store has."""
@@ -63,16 +72,18 @@ class Roll:
         try:
             if not name:
                 raise WardmeshError("record skipped", why="not below the members of this cluster")
-            if name not in self.claims and len(self.claims) >= MOST_RECORDS:
-                raise WardmeshError("record skipped", why=f"more than {MOST_RECORDS} members")
-            member = member_of(read_node(entry.key, entry.value), self.cluster, entry.key)
+            if name not in self.claims and len(self.claims) >= self.most:
+                raise WardmeshError("record skipped", why=f"more than {self.most} members")
+            node = read_node(entry.key, entry.value)
+            member = member_of(node, self.cluster, entry.key, foreign=self.foreign)
+            claim = Claim(member, entry.created, former_of(node))
         except WardmeshError as error:
             if len(self.skipped) < MOST_RECORDS:
                 self.skipped[entry.key] = error.why or error.what
             self._going.pop(name, None)
             return name
-        claim = Claim(member, entry.created)
         self._going.pop(name, None)
+        self.rotated.pop(name, None)
         if self.departed.pop(name, None) is not None or self.claims.get(name) != claim:
             self.claims[name] = claim
             self.changed = True
@@ -86,7 +97,7 @@ class Roll:
             self._going[name] = SETTLE
 
     def _name(self, key: str) -> str:
-        prefix = nodes_prefix(self.cluster.name)
+        prefix = self.prefix or nodes_prefix(self.cluster.name)
         name = key[len(prefix) :] if key.startswith(prefix) else ""
         return "" if "/" in name else name
 
@@ -108,5 +119,7 @@ class Roll:
     def _depart(self, name: str) -> None:
         claim = self.claims.pop(name)
         self.changed = True
+        if claim.former and len(self.rotated) < _MOST_DEPARTED:
+            self.rotated[name] = claim
         if self.grace > 0 and len(self.departed) < _MOST_DEPARTED:
             self.departed[name] = Departed(claim, self.grace)

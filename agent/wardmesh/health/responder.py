@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from wardmesh.health.loop import READ, WRITE, Loop
-from wardmesh.health.web import PORT, answer
+from wardmesh.health.web import PORT, answer, refusal, wants_digest, with_body
 
 LOG = logging.getLogger("wardmesh")
 CONNECTIONS_MAX = 128
@@ -29,6 +29,8 @@ _FREEBIND = {
     socket.AF_INET6: (socket.IPPROTO_IPV6, 78),
 }  # linux/in.h, in6.h
 Admits = Callable[[str], bool]
+# The digest as bytes, handed over in the loop's thread, sooner or later; b"" where there is none.
+Tell = Callable[[Callable[[bytes], None]], None]
 
 
 @dataclass(eq=False)
@@ -43,9 +45,18 @@ class _Client:
 class Responder:
     """Listens on some addresses in a loop. refused: connections of strangers, or beyond the limits."""
 
-    def __init__(self, loop: Loop, admits: Admits, port: int = PORT) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        admits: Admits,
+        port: int = PORT,
+        *,
+        by_tunnel: Admits = lambda _address: False,
+        tell: Tell | None = None,
+    ) -> None:
+        """by_tunnel: do packets to an address go through the tunnel? Nobody else gets the digest."""
         self._loop = loop
-        self._admits = admits
+        self._admits, self._by_tunnel, self._tell = admits, by_tunnel, tell
         self._port = port
         self._wanted: frozenset[str] = frozenset()
         self._listeners: dict[str, socket.socket] = {}
@@ -122,14 +133,33 @@ class Responder:
         except OSError:
             part = b""
         client.data += part
+        if part and self._tell is not None and wants_digest(client.data):
+            self._digest(client, self._tell)
+            return
         reply = answer(client.data) if part else b""
-        if reply is None:
+        if reply is not None:
+            self._reply(client, reply)
+
+    def _reply(self, client: _Client, reply: bytes) -> None:
+        if not client.open:
             return
         client.reply = reply
         if not reply:
             self._end(client)
             return
         self._loop.watch(client.link, WRITE, partial(self._write, client))
+
+    def _digest(self, client: _Client, tell: Tell) -> None:
+        """Where our packets go through the tunnel, only who holds the member's key has got this far."""
+        if not self._by_tunnel(client.address):
+            self._reply(client, refusal("403 Forbidden"))
+            return
+        self._loop.forget(client.link)
+
+        def told(body: bytes) -> None:
+            self._reply(client, with_body(body) if body else refusal("503 Service Unavailable"))
+
+        tell(told)
 
     def _write(self, client: _Client) -> None:
         try:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few bytes of HTTP that members exchange on the health port: GET /hello, and 200 with no content."""
+"""The few bytes of HTTP that members exchange on the health port: GET /hello, and 200 with no content.
+Who comes by the tunnel may ask for the digest of what this host enforces, too."""
 
 from __future__ import annotations
 
@@ -9,6 +10,25 @@ PORT = HEALTH_PORT
 REQUEST_MAX = 1024  # bytes; a check sends 60
 REQUEST = b"GET /hello HTTP/1.1\r\nHost: wardmesh\r\nConnection: close\r\n\r\n"
 _METHODS = (b"GET", b"HEAD")
+
+
+DIGEST = "/v1/digest"
+
+
+def wants_digest(data: bytes) -> bool:
+    """Is this whole request one for the digest?"""
+    return data.startswith(f"GET {DIGEST} HTTP/1.".encode()) and b"\r\n\r\n" in data[:REQUEST_MAX]
+
+
+def with_body(body: bytes) -> bytes:
+    """An answer that has one."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Connection: close\r\n\r\n" + body
+
+
+def refusal(status: str) -> bytes:
+    """An answer without a body."""
+    return _status(status.encode())
 
 
 def answer(data: bytes) -> bytes | None:

@@ -40,6 +40,24 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
         ) from error
 
 
+def rename(old: Path, new: Path) -> None:
+    """Give a file another name in the same folder, in one step that lasts over a loss of power."""
+    try:
+        os.replace(old, new)
+        folder = os.open(new.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise WardmeshError(
+            "cannot rename file",
+            where=f"{old} to {new}",
+            why=os.strerror(error.errno or 0),
+            remedy="correct the permissions, or free space",
+        ) from error
+
+
 def read_bytes(path: Path) -> bytes | None:
     """The content, or None where there is no such file."""
     try:

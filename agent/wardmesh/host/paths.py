@@ -31,6 +31,11 @@ class Paths:
         return self.run / "fleet.json"
 
     @property
+    def shown(self) -> Path:
+        """What this host shows of itself in the store."""
+        return self.run / "shown.json"
+
+    @property
     def fleet_in_force(self) -> Path:
         """What names and identities come from."""
         return self.shared_fleet if self.shared_fleet.exists() else self.fleet
@@ -49,7 +54,7 @@ class Paths:
 
     @property
     def hubble_key(self) -> Path:
-        return self.state / "keys/hubble.key"
+        return self.state / "tls/hubble.key"
 
     @property
     def hubble_cert(self) -> Path:
@@ -60,12 +65,39 @@ class Paths:
         return self.etc / "tls/ca.crt"
 
     @property
+    def next_key(self) -> Path:
+        return self.state / "keys/next.key"
+
+    @property
+    def programs(self) -> Path:
+        """Compiled eBPF programs, for the next boot."""
+        return self.state / "programs"
+
+    @property
+    def former_keys(self) -> Path:
+        """Public keys that this host had before."""
+        return self.key.parent / "former.json"
+
+    @property
+    def public_keys(self) -> Path:
+        return self.state / "public-keys.json"
+
+    @property
+    def rotation(self) -> Path:
+        return self.state / "rotation.json"
+
+    @property
     def mode(self) -> Path:
         return self.state / "state.json"
 
     @property
     def labels(self) -> Path:
         return self.state / "labels.json"
+
+    @property
+    def clusters(self) -> Path:
+        """Folder of what the other clusters' stores said, a file for each."""
+        return self.state / "clusters"
 
     @property
     def discovered(self) -> Path:

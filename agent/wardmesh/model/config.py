@@ -15,7 +15,7 @@ import yaml
 from wardmesh.model import schema
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.schema import BY_PATH, KEYS, PREFIXES, Key
-from wardmesh.model.strict_yaml import strict_mapping
+from wardmesh.model.strict_yaml import check_plain, strict_mapping, yaml_errors
 
 _Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 _Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
@@ -24,6 +24,7 @@ _DURATION = re.compile(r"^(\d+(ms|s|m|h))+$")
 _DURATION_PART = re.compile(r"(\d+)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 HEALTH_PORT = 4240  # TCP, as upstream
+_LEAST_ROTATION = 60.0  # seconds; a change of keys takes half of that
 _HEALTH_INTERVALS = (1.0, 3600.0)
 _SIZE_LIMIT = 1 << 20
 _LEVELS = {"warn": "warning"}
@@ -47,7 +48,10 @@ class PortException:
 
 @dataclass(frozen=True)
 class Encryption:
-    """What the operator wishes of encryption; the mode in force is state, not configuration."""
+    """What the operator wishes of encryption; the mode in force is state, not configuration.
+
+    key_rotation: seconds after which a host with a store changes its key by itself, 0 is never.
+    """
 
     enabled: bool = True
     type: str = "wireguard"
@@ -56,6 +60,7 @@ class Encryption:
     backend: str = "auto"
     listen_port: int = 51871
     exceptions: tuple[PortException, ...] = ()
+    key_rotation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,25 +134,9 @@ def load_yaml(text: str, source: str) -> Any:
             why=f"{len(text)} bytes, at most {_SIZE_LIMIT}",
             remedy="a configuration is a few kilobytes; check the path",
         )
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise WardmeshError(
-                "YAML aliases are not accepted", where=source, remedy="write the value out where it is used"
-            )
+    with yaml_errors(source):
+        check_plain(text, source)
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise WardmeshError(
-            "broken YAML",
-            where=place,
-            why=str(error.problem or error),
-            remedy="correct the file at this line",
-        ) from error
-    except yaml.YAMLError as error:
-        raise WardmeshError(
-            "broken YAML", where=source, why=str(error).splitlines()[0], remedy="correct the file"
-        ) from error
 
 
 def _nearest(path: str) -> str:
@@ -291,6 +280,13 @@ def seconds_of(text: str) -> float:
     return sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
 
 
+def _key_rotation(values: Mapping[str, Any], problems: list[str]) -> float:
+    rotation = seconds_of(values["encryption.keyRotation"] or "0s")
+    if 0 < rotation < _LEAST_ROTATION:
+        problems.append(f"encryption.keyRotation: {rotation:g} s, at least {_LEAST_ROTATION:g} s")
+    return rotation
+
+
 def _health(values: Mapping[str, Any], problems: list[str]) -> HealthConfig:
     interval = seconds_of(values["healthChecking.interval"])
     low, high = _HEALTH_INTERVALS
@@ -322,6 +318,7 @@ def parse_config(text: str, source: str) -> Config:
             problems.append(f"{path}: {error}")
     metrics = _metrics(values, problems)
     health = _health(values, problems)
+    rotation = _key_rotation(values, problems)
     if problems:
         raise _invalid(source, problems)
     inactive = {
@@ -339,6 +336,7 @@ def parse_config(text: str, source: str) -> Config:
             values["encryption.backend"],
             values["encryption.listenPort"],
             tuple(values["encryption.exceptions"]),
+            rotation,
         ),
         firewall=HostFirewall(
             values["hostFirewall.enabled"],

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Union
 
 from wardmesh.model.config import Cluster
@@ -25,7 +26,18 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 FORMAT = 1
 DEFAULT_PORT = 51871
 _NAME = re.compile(r"^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,251}[a-zA-Z0-9])?$")
-_KEYS = {"name", "key", "addresses", "endpoint", "keepalive", "allowedIPs", "labels"}
+_KEYS = {
+    "name",
+    "key",
+    "addresses",
+    "endpoint",
+    "keepalive",
+    "allowedIPs",
+    "labels",
+    "nextKey",
+    "nextEndpoint",
+}
+_FOREIGN_KEYS = {*_KEYS, "kubernetes", "pods"}
 
 
 @dataclass(frozen=True)
@@ -39,9 +51,20 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def second_port(port: int) -> int:
+    """The port of the second tunnel while keys rotate: the next one, or the one before the last one."""
+    return port + 1 if port < 65535 else port - 1
+
+
 @dataclass(frozen=True)
 class Member:
-    """One host of the fleet; the first address is the primary one; keepalive in seconds, 0 is off."""
+    """One host of the fleet; the first address is the primary one; keepalive in seconds, 0 is off.
+
+    next_key: the key that is to replace key, "" while it does not rotate; next_endpoint: where the second
+    tunnel listens while keys rotate, None for the host of endpoint and the port beside.
+    cluster: another one than the map's; the name is CLUSTER/NAME then. kubernetes: a node of Kubernetes, with
+    no labels that policy asks for; pods: where its pods have addresses.
+    """
 
     name: str
     key: str
@@ -50,11 +73,48 @@ class Member:
     keepalive: int = 0
     allowed_ips: tuple[Network, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    next_key: str = ""
+    next_endpoint: Endpoint | None = None
+    cluster: Cluster | None = None
+    kubernetes: bool = False
+    pods: tuple[Network, ...] = ()
+
+    @property
+    def second_key(self) -> str:
+        """The key of this member's second tunnel."""
+        return self.next_key or self.key
+
+    @property
+    def second_endpoint(self) -> Endpoint:
+        """Where this member's second tunnel is reached."""
+        return self.next_endpoint or Endpoint(self.endpoint.host, second_port(self.endpoint.port))
 
     def networks(self) -> tuple[Network, ...]:
         """What belongs to this member: its addresses as host networks, and the subnets behind it."""
-        hosts = tuple(ipaddress.ip_network(address) for address in self.addresses)
-        return hosts + self.allowed_ips
+        return tuple(map(host_network, self.addresses)) + self.allowed_ips + self.pods
+
+
+@lru_cache(maxsize=1 << 16)
+def host_network(address: Address) -> Network:
+    """An address as a network of its own. Kept, for every change of a fleet asks for all of them again."""
+    return ipaddress.ip_network(address)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A pod of another cluster. identity: as that cluster numbers it; node: name of the member below it."""
+
+    address: Address
+    identity: int
+    labels: frozenset[str]
+    cluster: str
+    node: str
+    name: str = ""
+
+    @property
+    def group(self) -> str:
+        """The name of all that share its identity, among the members' names."""
+        return f"{self.cluster}/identity/{self.identity}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +122,8 @@ class FleetMap:
     """A checked map; members are sorted by name.
 
     departed: members that a store knew and whose lease is gone. No document has them; they are no peers, but
-    where they were sealed, plain packets to their addresses stay forbidden.
+    where they were sealed, plain packets to their addresses stay forbidden. Members of other clusters are
+    among the members; workloads: the pods of those.
     """
 
     generation: int
@@ -70,10 +131,20 @@ class FleetMap:
     members: tuple[Member, ...]
     digest: str
     departed: tuple[Member, ...] = ()
+    workloads: tuple[Workload, ...] = ()
+
+    @property
+    def home(self) -> tuple[Member, ...]:
+        """The members of the own cluster."""
+        return tuple(member for member in self.members if member.cluster is None)
 
     def by_key(self, key: str) -> Member | None:
         """The member with this public key."""
         return next((member for member in self.members if member.key == key), None)
+
+    def by_name(self, name: str) -> Member | None:
+        """The member of this name."""
+        return next((member for member in self.members if member.name == name), None)
 
 
 @dataclass(frozen=True)
@@ -111,37 +182,60 @@ class _Checker:
     def _fail(self, path: str, text: str) -> None:
         self.problems.append(f"{path}: {text}")
 
-    def member(self, index: int, item: Any) -> Member | None:
-        path = f"members[{index}]"
+    def member(self, index: int, item: Any, cluster: Cluster | None = None) -> Member | None:
+        path = f"members[{index}]" if cluster is None else f"clusters[{cluster.name}].members[{index}]"
         before = len(self.problems)
         if not isinstance(item, dict):
             self._fail(path, "expected a map")
             return None
-        for name in sorted(set(item) - _KEYS):
+        for name in sorted(set(item) - (_KEYS if cluster is None else _FOREIGN_KEYS)):
             self._fail(f"{path}.{name}", "unknown key")
         name = item.get("name")
         if not isinstance(name, str) or not _NAME.match(name):
             self._fail(f"{path}.name", "expected a host name")
             return None
+        if cluster is not None:
+            name = f"{cluster.name}/{name}"
         if ("name", name) in self._owners:
             self._fail(f"{path}.name", f"duplicate member {name}")
             return None
         self._owners[("name", name)] = name
-        key = self._key(path, name, item.get("key"))
+        key = self._key(f"{path}.key", name, item.get("key"))
+        next_key = self._key(f"{path}.nextKey", name, item["nextKey"]) if "nextKey" in item else ""
+        if key and key == next_key:
+            self._fail(f"{path}.nextKey", "is the same as key")
         addresses = self._addresses(path, name, item.get("addresses"))
         if len(self.problems) > before:
             return None
-        endpoint = self._endpoint(path, name, item.get("endpoint"), addresses)
+        endpoint = self._endpoint(f"{path}.endpoint", name, item.get("endpoint"), addresses)
+        following = None
+        if "nextEndpoint" in item:
+            following = self._endpoint(f"{path}.nextEndpoint", name, item["nextEndpoint"], addresses)
         keepalive = item.get("keepalive", 0)
         if isinstance(keepalive, bool) or not isinstance(keepalive, int) or not 0 <= keepalive <= 65535:
             self._fail(f"{path}.keepalive", "expected seconds, 0..65535")
-        nets = self._networks(path, item.get("allowedIPs", []))
+        nets = self._networks(f"{path}.allowedIPs", item.get("allowedIPs", []))
+        pods = self._networks(f"{path}.pods", item.get("pods", []))
         labels = item.get("labels", {})
         if not isinstance(labels, dict) or any(not isinstance(value, str) for value in labels.values()):
             self._fail(f"{path}.labels", "expected a map of strings")
         if len(self.problems) > before or endpoint is None:
             return None
-        return Member(name, key, addresses, endpoint, keepalive, nets, dict(labels))
+        kubernetes = item.get("kubernetes", False) is True
+        return Member(
+            name,
+            key,
+            addresses,
+            endpoint,
+            keepalive,
+            nets,
+            dict(labels),
+            next_key,
+            following,
+            cluster,
+            kubernetes,
+            pods,
+        )
 
     def _key(self, path: str, name: str, value: Any) -> str:
         try:
@@ -149,11 +243,9 @@ class _Checker:
         except (binascii.Error, ValueError):
             raw = b""
         if len(raw) != 32:
-            self._fail(
-                f"{path}.key", f"a WireGuard public key is 32 bytes in base64, this is {len(raw)} bytes"
-            )
+            self._fail(path, f"a WireGuard public key is 32 bytes in base64, this is {len(raw)} bytes")
             return ""
-        self._claim("key", value, name, f"{path}.key")
+        self._claim("key", value, name, path)
         return str(value)
 
     def _addresses(self, path: str, name: str, value: Any) -> tuple[Address, ...]:
@@ -182,12 +274,12 @@ class _Checker:
             try:
                 endpoint = Endpoint(str(ipaddress.ip_address(host.strip("[]"))), int(port))
             except ValueError:
-                self._fail(f"{path}.endpoint", f"{value!r} is not ADDRESS:PORT")
+                self._fail(path, f"{value!r} is not ADDRESS:PORT")
                 return None
             if not colon or not 0 < endpoint.port < 65536:
-                self._fail(f"{path}.endpoint", f"{value!r} is not ADDRESS:PORT")
+                self._fail(path, f"{value!r} is not ADDRESS:PORT")
                 return None
-        self._claim("endpoint", str(endpoint), name, f"{path}.endpoint")
+        self._claim("endpoint", str(endpoint), name, path)
         return endpoint
 
     def _networks(self, path: str, value: Any) -> tuple[Network, ...]:
@@ -196,14 +288,21 @@ class _Checker:
             try:
                 network = ipaddress.ip_network(text if isinstance(text, str) else "x")
             except ValueError as error:
-                self._fail(f"{path}.allowedIPs[{place}]", f"{text!r} is no network ({error})")
+                self._fail(f"{path}[{place}]", f"{text!r} is no network ({error})")
                 continue
             if network.prefixlen == 0:
-                self._fail(
-                    f"{path}.allowedIPs[{place}]", "the whole address space cannot be behind one member"
-                )
+                self._fail(f"{path}[{place}]", "the whole address space cannot be behind one member")
             found.append(network)
         return tuple(found)
+
+    def second_endpoints(self, members: list[Member]) -> None:
+        """While keys rotate every member has a second tunnel, and no two of one place may share a port."""
+        if not any(member.next_key for member in members):
+            return
+        for member in members:
+            if member.next_endpoint is None:
+                path = f"member {member.name}: endpoint of the second tunnel (give nextEndpoint)"
+                self._claim("endpoint", str(member.second_endpoint), member.name, path)
 
     def overlaps(self, members: list[Member]) -> None:
         """Overlapping allowed IPs, in O(n log n): sorted by start, a network can only meet its forebears."""
@@ -221,12 +320,13 @@ class _Checker:
                 top = (version, -end, text, owner)
 
 
-def parse_member(item: Any, source: str) -> Member:
+def parse_member(item: Any, source: str, cluster: Cluster | None = None) -> Member:
     """One member by itself, in the map's form; WardmeshError names every problem."""
     checker = _Checker()
-    member = checker.member(0, item)
+    member = checker.member(0, item, cluster)
     if member is None or checker.problems:
-        why = "; ".join(problem.partition(".")[2] or problem for problem in checker.problems[:10])
+        words = [problem.partition("members[0]")[2].lstrip(".: ") or problem for problem in checker.problems]
+        why = "; ".join(words[:10])
         raise WardmeshError("record skipped", where=source, why=why)
     return member
 
@@ -236,6 +336,7 @@ def parse_fleet_map(data: bytes, source: str) -> FleetMap:
     again = "run the playbook again; the last good map stays in force"
     try:
         document = json.loads(data)
+        digest = digest_of(document) if isinstance(document, dict) else ""  # fails at text without UTF-8
     except (ValueError, RecursionError) as error:
         raise WardmeshError(
             "fleet map is not JSON (cut short in transit?)", where=source, why=str(error), remedy=again
@@ -244,7 +345,7 @@ def parse_fleet_map(data: bytes, source: str) -> FleetMap:
         raise WardmeshError(
             "not a fleet map of format 1", where=source, remedy="upgrade the agent, or " + again
         )
-    if document.get("digest") != digest_of(document):
+    if document.get("digest") != digest:
         raise WardmeshError(
             "digest does not match the content",
             where=f"{source}: digest",
@@ -266,7 +367,10 @@ def parse_fleet_map(data: bytes, source: str) -> FleetMap:
         raise WardmeshError("expected a list", where=f"{source}: members", remedy=again)
     checker = _Checker()
     members = [member for member in map(checker.member, range(len(items)), items) if member]
+    foreign, workloads = _other_clusters(checker, document.get("clusters", []), source, again)
+    members += foreign
     checker.overlaps(members)
+    checker.second_endpoints(members)
     if checker.problems:
         raise WardmeshError(
             "invalid fleet map",
@@ -279,7 +383,39 @@ def parse_fleet_map(data: bytes, source: str) -> FleetMap:
         Cluster(cluster["name"], cluster["id"]),
         tuple(sorted(members, key=lambda member: member.name)),
         document["digest"],
+        workloads=workloads,
     )
+
+
+def _other_clusters(
+    checker: _Checker, items: Any, source: str, again: str
+) -> tuple[list[Member], tuple[Workload, ...]]:
+    """Members and pods of other clusters, which the agent itself has written into the map in force."""
+    members: list[Member] = []
+    workloads: list[Workload] = []
+    try:
+        for item in items:
+            cluster = Cluster(str(item["name"]), int(item["id"]))
+            found = [checker.member(place, entry, cluster) for place, entry in enumerate(item["members"])]
+            members += [member for member in found if member is not None]
+            labels = {int(number): frozenset(map(str, held)) for number, held in item["identities"].items()}
+            workloads += [
+                Workload(
+                    ipaddress.ip_address(address),
+                    number,
+                    labels[number],
+                    cluster.name,
+                    f"{cluster.name}/{node}",
+                    name,
+                )
+                for address, number, node, name in item["addresses"]
+            ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise WardmeshError(
+            "other clusters are not as they should be", where=f"{source}: clusters", why=why, remedy=again
+        ) from error
+    return members, tuple(workloads)
 
 
 def check_succession(current: FleetMap | None, new: FleetMap, source: str) -> None:

@@ -15,13 +15,22 @@ LOCAL_MIN, LOCAL_MAX = 256, 65535
 
 
 def member_labels(member: Member, cluster: str) -> frozenset[str]:
-    """User labels with source vm, and the implicit ones."""
+    """User labels with source vm, and the implicit ones. cluster: the map's, of members that name no other.
+
+    A node of Kubernetes has its cluster and its name only: a label of a node must not look like one of a pod.
+    """
+    cluster = member.cluster.name if member.cluster else cluster
+    name = member.name.rpartition("/")[2]
+    if member.kubernetes:
+        return frozenset(
+            {f"k8s:io.cilium.k8s.policy.cluster={cluster}", f"k8s:io.cilium.k8s.node-name={name}"}
+        )
     own = {f"vm:{key}={value}" for key, value in member.labels.items()}
     implicit = {
         f"vm:cluster={cluster}",
-        f"vm:node={member.name}",
+        f"vm:node={name}",
         f"k8s:io.cilium.k8s.policy.cluster={cluster}",
-        f"k8s:io.cilium.k8s.node-name={member.name}",
+        f"k8s:io.cilium.k8s.node-name={name}",
     }
     return frozenset(own | implicit)
 
@@ -48,7 +57,20 @@ def allocate(label_sets: Iterable[frozenset[str]], cluster_id: int) -> dict[froz
 
 
 def identities(fleet: FleetMap) -> dict[str, int]:
-    """Member name to identity number."""
-    labels = {member.name: member_labels(member, fleet.cluster.name) for member in fleet.members}
-    numbers = allocate(labels.values(), fleet.cluster.id)
-    return {name: numbers.get(held, REMOTE_NODE) for name, held in labels.items()}
+    """Member name to identity number; numbers of different clusters differ in their upper bits.
+
+    Nodes of Kubernetes are remote nodes, as upstream has it. Pods stand here by their groups.
+    """
+    found: dict[str, int] = {}
+    clusters: dict[int, dict[str, frozenset[str]]] = {}
+    for member in fleet.members:
+        if member.kubernetes:
+            found[member.name] = REMOTE_NODE
+        else:
+            number = (member.cluster or fleet.cluster).id
+            clusters.setdefault(number, {})[member.name] = member_labels(member, fleet.cluster.name)
+    for cluster_id, labels in clusters.items():
+        numbers = allocate(labels.values(), cluster_id)
+        found.update({name: numbers.get(held, REMOTE_NODE) for name, held in labels.items()})
+    found.update({workload.group: workload.identity for workload in fleet.workloads})
+    return found

@@ -69,7 +69,13 @@ KEYS: tuple[Key, ...] = (
         True,
         "Protocols and ports that may stay plain between members, as [{protocol: TCP, port: 22}].",
     ),
-    Key("encryption.keyRotation", DURATION, None, False, "Rotate the key by itself after this time."),
+    Key(
+        "encryption.keyRotation",
+        DURATION,
+        None,
+        True,
+        "The host rotates its key by itself after this time (1m or more); needs a store.",
+    ),
     Key("devices", STRS, [], True, "Devices that the guard watches; empty means detect them."),
     Key("mtu", INT, None, True, "MTU of the tunnel; unset means derive it (device - 80).", (), 1280, 65535),
     Key("labels", MAP, {}, True, "Labels of this host."),
@@ -227,8 +233,21 @@ KEYS: tuple[Key, ...] = (
         True,
         "TTL of this host's session; 10s to 24h. Ends after up to twice that.",
     ),
-    Key("clustermesh.config.enabled", BOOL, False, False, "Connect several clusters."),
-    Key("clustermesh.config.clusters", DOCS, [], False, "The other clusters."),
+    Key(
+        "clustermesh.config.enabled",
+        BOOL,
+        None,
+        True,
+        "Connect several clusters; unset: where clusters are given.",
+    ),
+    Key(
+        "clustermesh.config.clusters",
+        DOCS,
+        [],
+        True,
+        "The other clusters, each with name, id (1..255) and either address (its etcd; with tls, username, "
+        "passwordFile) or nodes (its members); networks: where its addresses may lie.",
+    ),
     Key("monitor.sampling", INT, None, True, "Tell of one in so many flows; drops are always told.", (), 1),
     Key("healthChecking.enabled", BOOL, False, True, "Check the peers, and answer their checks on TCP 4240."),
     Key(

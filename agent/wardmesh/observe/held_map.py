@@ -41,10 +41,10 @@ class HeldMap:
 
     def own_addresses(self) -> tuple[Address, ...]:
         """Those of this host."""
-        members = self.fleet.members if self.fleet else ()
-        return next((member.addresses for member in members if member.name == self.own), ())
+        member = self.fleet.by_name(self.own) if self.fleet else None
+        return member.addresses if member else ()
 
     def addresses(self) -> set[Address]:
-        """Those of every member."""
-        members = self.fleet.members if self.fleet else ()
+        """Those of every member of the own cluster."""
+        members = self.fleet.home if self.fleet else ()
         return {address for member in members for address in member.addresses}

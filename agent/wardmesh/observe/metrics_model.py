@@ -31,6 +31,7 @@ class Metric:
 
 
 _PEER = ("peer",)
+_HERE = ("source_cluster", "source_node_name")
 
 METRICS: tuple[Metric, ...] = (
     # --- the agent ---
@@ -125,6 +126,29 @@ METRICS: tuple[Metric, ...] = (
         GAUGE,
         ("source_cluster", "source_node_name", "type", "status"),
         "Members by reachability, as this host sees it.",
+        AGENT,
+    ),
+    # --- store and other clusters ---
+    Metric(
+        "wardmesh_store_connected",
+        GAUGE,
+        (),
+        "1 while the store of the members answers; absent where none is configured.",
+        AGENT,
+    ),
+    Metric("cilium_clustermesh_remote_clusters", GAUGE, _HERE, "Other clusters that are configured.", AGENT),
+    Metric(
+        "cilium_clustermesh_remote_cluster_nodes",
+        GAUGE,
+        (*_HERE, "target_cluster"),
+        "Nodes of another cluster that are peers here.",
+        AGENT,
+    ),
+    Metric(
+        "cilium_clustermesh_remote_cluster_readiness_status",
+        GAUGE,
+        (*_HERE, "target_cluster"),
+        "1 while what another cluster's store or list says is in force, and the store answers.",
         AGENT,
     ),
     # --- checks of the peers ---
@@ -293,7 +317,14 @@ LEFT_OUT: tuple[tuple[str, str], ...] = (
     ("cilium_ipsec_*", "there is no IPsec"),
     ("cilium_proxy_*, cilium_policy_l7_total", "there is no proxy: policy ends at layer 4"),
     ("cilium_fqdn_*", "names are not tracked"),
-    ("cilium_kvstore_*, cilium_clustermesh_*", "no key-value store and no second cluster is connected"),
+    (
+        "cilium_kvstore_*",
+        "a process of its own follows the store; wardmesh_store_connected says whether it answers",
+    ),
+    (
+        "cilium_clustermesh_remote_cluster_failures, cilium_clustermesh_global_services",
+        "`wardmesh clustermesh status` says what is wrong; there are no services",
+    ),
     ("cilium_identity_gc_*, cilium_ipcache_*", "identities follow from the fleet map; nothing is collected"),
     (
         "cilium_endpoint_regenerations_total, cilium_endpoint_regeneration_time_stats_seconds",

@@ -40,6 +40,7 @@ def samples(snapshot: Snapshot, flows: FlowTotals | None = None, peers_max: int 
     if snapshot.agent is not None:
         found += _agent(snapshot.agent)
         found += _fleet(snapshot.agent, snapshot.health)
+        found += _clusters(snapshot.agent)
         found += _peers(snapshot.agent.peers, snapshot.now, peers_max)
         found += _policy(snapshot.agent)
         if snapshot.health is not None:
@@ -87,6 +88,19 @@ def _fleet(agent: AgentFigures, health: HealthFigures | None) -> Iterator[Sample
     for status, count in {"reachable": 0, "unreachable": 0, **counts}.items():
         labels = (agent.cluster, agent.name, "node", status)
         yield Sample("cilium_node_health_connectivity_status", labels, count)
+
+
+def _clusters(agent: AgentFigures) -> Iterator[Sample]:
+    """The store of the members, and the other clusters."""
+    if agent.store is not None:
+        yield Sample("wardmesh_store_connected", (), float(agent.store))
+    if agent.clusters:
+        here = (agent.cluster, agent.name)
+        yield Sample("cilium_clustermesh_remote_clusters", here, len(agent.clusters))
+        for other in agent.clusters:
+            labels = (*here, other.name)
+            yield Sample("cilium_clustermesh_remote_cluster_nodes", labels, other.nodes)
+            yield Sample("cilium_clustermesh_remote_cluster_readiness_status", labels, float(other.ready))
 
 
 def _health(agent: AgentFigures, health: HealthFigures, most: int) -> Iterator[Sample]:

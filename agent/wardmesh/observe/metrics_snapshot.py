@@ -37,8 +37,18 @@ class Delays:
 
 
 @dataclass(frozen=True)
+class ClusterFigures:
+    """Another cluster: nodes are peers here; ready: what its store or list says is in force."""
+
+    name: str
+    nodes: int
+    ready: bool
+
+
+@dataclass(frozen=True)
 class AgentFigures:
-    """What /v1/status says. Times in unix seconds; 0 or None: not known."""
+    """What /v1/status says. Times in unix seconds; 0 or None: not known. store: does that of the members
+    answer? None where there is none."""
 
     version: str
     since: float
@@ -59,6 +69,8 @@ class AgentFigures:
     map_since: float
     logged: Mapping[str, int]
     policy_delays: Delays | None
+    clusters: tuple[ClusterFigures, ...] = ()
+    store: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,7 @@ def _agent_figures(document: Mapping[str, Any]) -> AgentFigures:
     extra: Mapping[str, Any] = document.get("figures", {})
     wall = document["firewall"]
     bootstrap = extra.get("bootstrapSeconds")
+    store = document.get("discovery")
     return AgentFigures(
         version=str(document["version"]),
         since=float(document.get("since", 0)),
@@ -162,6 +175,11 @@ def _agent_figures(document: Mapping[str, Any]) -> AgentFigures:
         map_since=float(extra.get("mapSince", 0)),
         logged={str(level): int(count) for level, count in extra.get("log", {}).items()},
         policy_delays=_delays(extra.get("policyDelay")),
+        clusters=tuple(
+            ClusterFigures(str(row["name"]), int(row["nodes"]), bool(row["ready"]))
+            for row in document.get("clustermesh", ())
+        ),
+        store=None if store is None else bool(store["connected"]),
     )
 
 

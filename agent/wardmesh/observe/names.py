@@ -29,16 +29,20 @@ class Names:
         self.node_labels: tuple[str, ...] = ()
         for member in self.by_name.values():
             self._enter(member)
+        self._pods: dict[Address, Party] = {}
+        for workload in fleet.workloads if fleet else ():
+            labels = sorted_labels(workload.labels)
+            self._pods[workload.address] = Party(workload.identity, workload.name, workload.cluster, labels)
         if own in self.by_name:
-            labels = self.by_name[own].labels
-            self.node_labels = tuple(sorted(f"{key}={value}" for key, value in labels.items()))
+            given = self.by_name[own].labels
+            self.node_labels = tuple(sorted(f"{key}={value}" for key, value in given.items()))
 
     def _enter(self, member: Member) -> None:
         reserved = "reserved:host" if member.name == self.own else "reserved:remote-node"
         party = Party(
             self._numbers[member.name],
-            member.name,
-            self.cluster,
+            member.name.rpartition("/")[2],
+            member.cluster.name if member.cluster else self.cluster,
             sorted_labels(member_labels(member, self.cluster) | {reserved}),
             (member.name,) if "." in member.name else (),
         )
@@ -49,7 +53,7 @@ class Names:
 
     def party(self, address: Address, identity: int = 0) -> Party:
         """Who it is. identity: as the kernel says, which wins over the map's number; 0: it said nothing."""
-        known = self._members.get(address)
+        known = self._members.get(address) or self._pods.get(address)
         if known is not None and identity in (0, known.identity, HOST, REMOTE_NODE):
             return known
         key = (address, identity)

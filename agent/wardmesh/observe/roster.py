@@ -24,9 +24,9 @@ class Peer:
 
 
 def peers_of(fleet: FleetMap | None, port: int) -> dict[str, Peer]:
-    """Every member by cluster/name, on the port of this host's own API."""
+    """Every member of the own cluster by cluster/name, on the port of this host's own API."""
     found = {}
-    for member in fleet.members if fleet else ():
+    for member in fleet.home if fleet else ():
         cluster = fleet.cluster.name if fleet else ""
         address = member.addresses[0]
         host = f"[{address}]" if address.version == 6 else str(address)

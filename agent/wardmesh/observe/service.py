@@ -235,8 +235,8 @@ def with_rollout(settings: Settings, paths: Paths) -> Settings:
 
 
 def gate_of(fleet: FleetMap | None, tls: Tls | None) -> Gate:
-    """Who may ask under a fleet map."""
-    members = fleet.members if fleet else ()
+    """Who may ask under a fleet map: the own cluster's members; others' are asked through their own."""
+    members = fleet.home if fleet else ()
     addresses = {address for member in members for address in member.addresses}
     names = None
     if fleet is not None and tls is not None and tls.rollout:

@@ -11,7 +11,7 @@ import yaml
 
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Network
-from wardmesh.model.strict_yaml import strict_mapping
+from wardmesh.model.strict_yaml import check_size, strict_mapping, yaml_errors
 from wardmesh.policy.peers import Peers, parse_cidr, parse_peers
 from wardmesh.policy.ports import Layer4, parse_layer4
 from wardmesh.policy.reading import Place
@@ -115,15 +115,9 @@ class PolicySet:
 
 def parse_text(text: str, source: str) -> list[Policy | CidrGroup]:
     """The documents of one file; errors carry file, document and path."""
-    try:
+    with yaml_errors(source):
         documents = list(yaml.load_all(text, Loader=_Loader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        why = str(getattr(error, "problem", "") or error).splitlines()[0]
-        raise WardmeshError("broken YAML", where=place, why=why, remedy="correct the file") from error
-    except (RecursionError, ValueError) as error:
-        raise WardmeshError("broken YAML", where=source, why=str(error), remedy="correct the file") from error
+    check_size(documents, source)
     found: list[Policy | CidrGroup] = []
     many = len([document for document in documents if document is not None]) > 1
     for number, document in enumerate(documents, 1):

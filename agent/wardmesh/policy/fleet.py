@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from wardmesh.model.fleetmap import Address, Network
+from wardmesh.model.fleetmap import Address, Network, host_network
 from wardmesh.policy.selector import ANY, Labels, Requirement, Selector, index_labels
 
 WORLD, WORLD4, WORLD6 = "reserved:world=", "reserved:world-ipv4=", "reserved:world-ipv6="
@@ -59,8 +59,7 @@ class Universe:
         known: dict[Network, int] = {}
         for endpoint in endpoints:
             labels = endpoint.labels | {REMOTE_NODE} if endpoint.host else endpoint.labels
-            hosts = [ipaddress.ip_network(address) for address in endpoint.addresses]
-            for network in (*hosts, *endpoint.subnets):
+            for network in (*map(host_network, endpoint.addresses), *endpoint.subnets):
                 known[network] = len(self.entries)
                 self.entries.append(Entry(network, labels, endpoint))
         whole = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
@@ -78,7 +77,8 @@ class Universe:
         self.managed = self._set(entry.member is not None for entry in self.entries)
         self._requirements: dict[Requirement, int] = {}
         self._cidrs: dict[Network, int] = {}
-        self._index = [index_labels(entry.labels) for entry in self.entries]
+        indexed = {entry.labels: index_labels(entry.labels) for entry in self.entries}
+        self._index = [indexed[entry.labels] for entry in self.entries]
         self._keys: dict[tuple[str, str], int] = {}
         self._values: dict[tuple[str, str, str], int] = {}
         self._fill()
@@ -95,20 +95,25 @@ class Universe:
         return int("".join("1" if flag else "0" for flag in reversed(list(flags))) or "0", 2)
 
     def _fill(self) -> None:
-        # Labels are shared by many entries: equal label sets are looked at once.
-        groups: dict[frozenset[str], int] = {}
-        bits: dict[frozenset[str], list[int]] = {}
-        for place, entry in enumerate(self.entries):
-            bits.setdefault(entry.labels, []).append(place)
-        for labels, places in bits.items():
-            groups[labels] = sum(1 << place for place in places)
-        for labels, members in groups.items():
-            for key, sources in index_labels(labels).items():
+        # Places are gathered first: to make a set of thousands of bits larger by one is to copy it.
+        keys: dict[tuple[str, str], list[int]] = {}
+        values: dict[tuple[str, str, str], list[int]] = {}
+        for place, labels in enumerate(self._index):
+            for key, sources in labels.items():
                 for source, value in sources.items():
                     for name in (source, ANY):
-                        self._keys[name, key] = self._keys.get((name, key), 0) | members
-                        found = (name, key, value)
-                        self._values[found] = self._values.get(found, 0) | members
+                        keys.setdefault((name, key), []).append(place)
+                        values.setdefault((name, key, value), []).append(place)
+        self._keys = {found: self._bits(places) for found, places in keys.items()}
+        self._values = {found: self._bits(places) for found, places in values.items()}
+
+    def _bits(self, places: list[int]) -> int:
+        if len(places) == 1:
+            return 1 << places[0]
+        raw = bytearray(len(self.entries) // 8 + 1)
+        for place in places:
+            raw[place >> 3] |= 1 << (place & 7)
+        return int.from_bytes(raw, "little")
 
     def place_of(self, address: Address) -> int:
         """The entry of an address: the longest network that holds it."""

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from wardmesh.model.fleetmap import FleetMap
+from wardmesh.model.fleetmap import FleetMap, Workload
+from wardmesh.model.identity import member_labels
 from wardmesh.policy.documents import PolicySet
 from wardmesh.policy.engine import Action, Direction, Engine
-from wardmesh.policy.fleet import Endpoint, implicit_labels
+from wardmesh.policy.fleet import Endpoint
 from wardmesh.policy.ports import ICMP, ICMP6, LAST_PORT, SCTP, TCP, UDP
 
 NAMES = {TCP: "tcp", UDP: "udp", SCTP: "sctp", ICMP: "icmp", ICMP6: "icmpv6"}
@@ -17,16 +18,23 @@ _MOST_NAMES = 50
 
 
 def endpoints_of(fleet: FleetMap) -> list[Endpoint]:
-    """The members of a map as policy sees them."""
-    return [
+    """The members of a map as policy sees them, and the pods of other clusters, one for each identity."""
+    members = [
         Endpoint(
             member.name,
-            fleet.cluster.name,
-            implicit_labels(member.labels, fleet.cluster.name, member.name),
+            (member.cluster or fleet.cluster).name,
+            member_labels(member, fleet.cluster.name),
             member.addresses,
             subnets=member.allowed_ips,
         )
         for member in fleet.members
+    ]
+    groups: dict[str, list[Workload]] = {}
+    for workload in fleet.workloads:
+        groups.setdefault(workload.group, []).append(workload)
+    return members + [
+        Endpoint(name, pods[0].cluster, pods[0].labels, tuple(pod.address for pod in pods), host=False)
+        for name, pods in groups.items()
     ]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 INTERFACE = "wardmesh_wg0"
+SECOND_INTERFACE = "wardmesh_wg1"  # beside it while keys rotate
 OWN_PREFIX = "wardmesh_"  # every device of ours begins so
 MARK = 0x1E00  # on what WireGuard sends, and on what the guard knows to be the tunnel's (upstream's value)
 MARK_MASK = 0xFF00

@@ -50,11 +50,17 @@ class Rule:
 
 @dataclass(frozen=True)
 class RoutingDesired:
-    """What the tables should hold. ifindex: the tunnel device; routes by network; rules of both families."""
+    """What the tables should hold. ifindex: the tunnel device; routes by network; rules of both families;
+    elsewhere: the device of the networks whose routes lead through another one (the second tunnel's)."""
 
     ifindex: int
     routes: Mapping[Network, Route] = field(default_factory=dict)
     rules: frozenset[Rule] = frozenset()
+    elsewhere: Mapping[Network, int] = field(default_factory=dict)
+
+    def device(self, network: Network) -> int:
+        """The index of the device that this network's route leads through."""
+        return self.elsewhere.get(network, self.ifindex)
 
 
 def desired_rules(

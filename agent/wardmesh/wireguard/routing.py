@@ -65,7 +65,7 @@ class Routing:
     """Our rules and our table in this network namespace."""
 
     def __init__(self) -> None:
-        self._agreed: dict[int, tuple[int, Mapping[Network, Route], list[bytes]]] = {}
+        self._agreed: dict[int, tuple[RoutingDesired, list[bytes]]] = {}
         self._read: dict[int, dict[bytes, _Found]] = {}  # by version and raw bytes: few of 10,000 change
 
     def reconcile(self, desired: RoutingDesired) -> list[str]:
@@ -94,19 +94,23 @@ class Routing:
     ) -> list[str]:
         bodies = _dump_table(link, family)
         agreed = self._agreed.get(version)
-        same_wish = agreed is not None and agreed[0] == desired.ifindex and agreed[1] is desired.routes
-        if agreed is not None and same_wish and agreed[2] == bodies:
+        if agreed is not None and _same_routes(agreed[0], desired) and agreed[1] == bodies:
             return []
         wanted = {net: route for net, route in desired.routes.items() if net.version == version}
         known = self._read.get(version, {})
         read = {body: known.get(body) or _found_route(body) for body in bodies}
         self._read[version] = read
-        changes, lines = _route_changes(read.values(), wanted, family, desired.ifindex)
+        changes, lines = _route_changes(read.values(), wanted, family, desired)
         if not changes:
-            self._agreed[version] = (desired.ifindex, desired.routes, bodies)
+            self._agreed[version] = (desired, bodies)
             return []
         self._agreed.pop(version, None)
         return _apply(link, changes, lines, "route")
+
+
+def _same_routes(one: RoutingDesired, other: RoutingDesired) -> bool:
+    """By identity of the routes: of 10,000 none is compared while nothing changes."""
+    return one.routes is other.routes and one.ifindex == other.ifindex and one.elsewhere == other.elsewhere
 
 
 def _dump_table(link: Netlink, family: int) -> list[bytes]:
@@ -123,7 +127,7 @@ def _dump_table(link: Netlink, family: int) -> list[bytes]:
 
 
 def _route_changes(
-    present: Iterable[_Found], wanted: Mapping[Network, Route], family: int, ifindex: int
+    present: Iterable[_Found], wanted: Mapping[Network, Route], family: int, desired: RoutingDesired
 ) -> tuple[list[Message], list[str]]:
     """The messages that turn the table into what is wanted, and a line for each."""
     good: set[Network] = set()
@@ -132,7 +136,7 @@ def _route_changes(
         network = found.route.network
         if (
             found.right
-            and found.ifindex == ifindex
+            and found.ifindex == desired.device(network)
             and wanted.get(network) == found.route
             and network not in good
         ):
@@ -140,7 +144,7 @@ def _route_changes(
         else:
             stale.append(found)
     missing = [route for network, route in wanted.items() if network not in good]
-    messages = [_route_message(route, family, ifindex) for route in missing]
+    messages = [_route_message(route, family, desired.device(route.network)) for route in missing]
     lines = [f"route {route.network}" for route in missing]
     replaced = {route.network for route in missing}
     for found in stale:
@@ -290,3 +294,18 @@ def _apply(link: Netlink, messages: list[Message], lines: list[str], what: str) 
             continue
         raise WardmeshError(f"the kernel refused a {what}", where=line, why=error.strerror or str(error))
     return lines
+
+
+def read_routes(link: Netlink) -> list[tuple[Route, int, bool]]:
+    """Everything in our table, both families, whoever made it: the route, its device's index, and whether it
+    has the form that we give to a route."""
+    return [
+        (found.route, found.ifindex, found.right)
+        for family in FAMILIES.values()
+        for found in map(_found_route, _dump_table(link, family))
+    ]
+
+
+def read_rules(link: Netlink) -> list[tuple[Rule, bool]]:
+    """Our rules, and whether each has its right form."""
+    return [(rule, right) for rule, right, _body in _present_rules(link)]

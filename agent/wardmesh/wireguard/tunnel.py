@@ -66,7 +66,7 @@ class Tunnel:
             lines.append(f"interface {self.ifname} created ({self.backend.name})")
         state = self.refresh()
         lines += self._reconcile_settings(desired, state)
-        lines += self._reconcile_peers(desired, state)
+        lines += self._reconcile_peers(desired, self._state)
         lines += self._reconcile_link(desired.mtu)
         return lines
 
@@ -75,6 +75,12 @@ class Tunnel:
         found = (state.public_key, state.listen_port, state.fwmark)
         if found == wanted:
             return []
+        if state.peers and state.public_key != wanted[0]:
+            # Their last handshakes were the old key's; anew, a handshake proves the new one.
+            self.backend.apply(self.ifname, PeerChanges(remove=tuple(state.peers)))
+            self._written.clear()
+            self._agreed = None
+            self.refresh()
         self.backend.configure(self.ifname, desired.private_key, desired.listen_port, desired.fwmark)
         names = ("key", "port", "mark")
         changed = [name for name, old, new in zip(names, found, wanted) if old != new]

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from bench import (
     agent,
     apply,
+    churn,
+    drift,
     firewall,
     fleetmap,
     flows,
@@ -34,6 +36,8 @@ PARTS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "agent": agent.run,
     "tunnel": tunnel.run,
     "rollout": rollout.run,
+    "drift": drift.run,
+    "churn": churn.run,
 }
 
 

@@ -18,35 +18,21 @@ from bench.report import REPO, Section, peak_memory
 sys.path.insert(0, str(REPO))
 
 FLEETS = (100, 1_000, 10_000)
-RULES, GROUPS = 1_000, 200  # rules, and values of the label that they select by
+RULES, GROUPS, PORTS = 1_000, 200, 500  # rules, values of the label that they select by, ports
 CONTROLLER = 5_000
-
-
-def policies() -> str:
-    """RULES rules, each from one label value to another on one port; one in ten is for every host."""
-    lines = []
-    for number in range(RULES):
-        selector = "{}" if number % 10 == 0 else f"{{matchLabels: {{app: a{number % GROUPS}}}}}"
-        lines.append(
-            "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n"
-            f"metadata: {{name: p{number}}}\nspec:\n  endpointSelector: {selector}\n  ingress:\n"
-            f"  - fromEndpoints: [{{matchLabels: {{app: a{(number * 7 + 1) % GROUPS}}}}}]\n"
-            f'    toPorts: [{{ports: [{{port: "{2000 + number % 500}", protocol: TCP}}]}}]\n'
-        )
-    return "".join(lines)
 
 
 def _host(count: int, answers: Any) -> None:
     """In a process of its own, so that its memory is this size's alone."""
     from tests.bpf.harness import PYTHON, bpf_filesystem
     from tests.bpf.netns import Namespace
-    from tests.fleets import numbered
+    from tests.fleets import numbered, rules
 
     from wardmesh.daemon.firewall_tables import host_tables
     from wardmesh.datapath.firewall import Firewall
     from wardmesh.policy.files import parse_policies
 
-    held, text = numbered(count, GROUPS), policies()
+    held, text = numbered(count, GROUPS), rules(RULES, GROUPS, PORTS)
     namespace = Namespace()
     with namespace.entered(), tempfile.TemporaryDirectory() as name, bpf_filesystem(Path(name)) as paths:
         wall = Firewall(paths, 65_536, 4_096, 131_072, PYTHON)
@@ -80,13 +66,13 @@ def _measure(count: int) -> tuple[list[float], float]:
 
 def _controller() -> tuple[float, float]:
     """Seconds to parse and check the set, and to resolve every selector over the fleet."""
-    from tests.fleets import numbered
+    from tests.fleets import numbered, rules
 
     from wardmesh.policy.engine import Engine
     from wardmesh.policy.files import parse_policies
     from wardmesh.policy.view import endpoints_of
 
-    held, text = numbered(CONTROLLER, GROUPS), policies()
+    held, text = numbered(CONTROLLER, GROUPS), rules(RULES, GROUPS, PORTS)
     start = time.perf_counter()
     parsed = parse_policies([("p.yaml", text)], "bench")
     middle = time.perf_counter()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: up 3 [--kind vm] | ssh 1 [CMD] | down | list |
+"""Command line: up 3 [--kind vm] [--suite trixie] | ssh 1 [CMD] | down | list |
 inventory FILE | capture FILE SECONDS | deps.
 
 Kinds of host: container (systemd-nspawn, this machine's kernel) and vm (QEMU, Debian's kernel).
@@ -14,7 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from lab.image import cache_dir
+from lab.image import SUITE, cache_dir
 from lab.lab import STARTERS, Lab
 
 DEPENDENCIES = {
@@ -45,6 +45,7 @@ def main() -> int:
     up = sub.add_parser("up")
     up.add_argument("count", type=int)
     up.add_argument("--kind", choices=sorted(STARTERS), default="container")
+    up.add_argument("--suite", default=SUITE, help="Debian's name of the hosts' distribution")
     ssh = sub.add_parser("ssh")
     ssh.add_argument("index", type=int)
     ssh.add_argument("words", nargs=argparse.REMAINDER)
@@ -64,7 +65,7 @@ def main() -> int:
         return 0
     if args.command == "up":
         start = time.monotonic()
-        lab = Lab.up(args.count, args.name, args.kind)
+        lab = Lab.up(args.count, args.name, args.kind, args.suite)
         print(
             f"{len(lab.hosts)} hosts in {time.monotonic() - start:.1f} s; "
             f"python3 -m lab --name {lab.name} ssh 1"

@@ -70,7 +70,7 @@ MASKED = [
     "systemd-journal-flush.service",
     "systemd-sysusers.service",
 ]
-SUITE = os.environ.get("WARDMESH_LAB_SUITE", "bookworm")  # of the hosts' root filesystem
+SUITE = os.environ.get("WARDMESH_LAB_SUITE", "bookworm")  # of the hosts' root filesystem, where none is named
 NET_SCRIPT = """#!/bin/sh
 # The lab's number of this host: from the container's environment, or from the MAC address of a machine.
 ip link set lo up
@@ -106,17 +106,17 @@ def _run(argv: list[str], **kwargs: object) -> None:
     subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, **kwargs)  # type: ignore[call-overload]
 
 
-def image() -> Path:
-    """The image's folder with rootfs/ and id_lab, built when it is not there."""
+def image(suite: str = SUITE) -> Path:
+    """The folder of a suite's image with rootfs/ and id_lab, built when it is not there."""
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    target = cache_dir() / f"{SUITE}-{recipe}"
+    target = cache_dir() / f"{suite}-{recipe}"
     if (target / "complete").exists():
         return target
     work = target.with_name(f"{target.name}.part")
     if work.exists():
         _run(["rm", "-rf", "--one-file-system", str(work)])
     work.mkdir(parents=True)
-    print(f"lab: building the {SUITE} image (about two minutes, once)", flush=True)
+    print(f"lab: building the {suite} image (about two minutes, once)", flush=True)
     root = work / "rootfs"
     _run(
         [
@@ -130,7 +130,7 @@ def image() -> Path:
             "--dpkgopt=path-exclude=/usr/share/man/*",
             "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*",
-            SUITE,
+            suite,
             str(root),
         ]
     )

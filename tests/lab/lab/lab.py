@@ -12,11 +12,11 @@ from pathlib import Path
 from lab import containers, machines
 from lab.containers import sh
 from lab.host import Host
-from lab.image import cache_dir, image
+from lab.image import SUITE, cache_dir, image
 
 PROXY = "ip netns exec {ns} bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3; kill $!'"
 STARTERS = {"container": containers.start, "vm": machines.start}
-BOOT_SECONDS = {"container": 60.0, "vm": machines.BOOT_SECONDS}
+BOOT_SECONDS = {"container": 180.0, "vm": machines.BOOT_SECONDS}
 
 
 class Lab:
@@ -26,13 +26,19 @@ class Lab:
         self.name = name
         self.state = cache_dir() / "labs" / name
         self.bridge_ns = f"wl-{name}"
-        self.image = image()
+        self.image = image(self.suite)
 
     @property
     def kind(self) -> str:
         """What its hosts are: container or vm."""
         note = self.state / "kind"
         return note.read_text() if note.exists() else "container"
+
+    @property
+    def suite(self) -> str:
+        """Debian's name of what its hosts run."""
+        note = self.state / "suite"
+        return note.read_text() if note.exists() else SUITE
 
     @property
     def _inotify(self) -> Path:
@@ -46,7 +52,9 @@ class Lab:
         return [self._host(number) for number in numbers]
 
     def _host(self, index: int) -> Host:
-        return Host(index, f"node{index}", f"10.99.0.{index}", f"fd99::{index:x}", tuple(self.ssh_options()))
+        line = self.state / "lines" / str(index)
+        options = tuple(self.ssh_options())
+        return Host(index, f"node{index}", f"10.99.0.{index}", f"fd99::{index:x}", options, line)
 
     def ssh_options(self) -> list[str]:
         """What ssh needs to reach a host of this lab from the machine's own namespace."""
@@ -68,14 +76,16 @@ class Lab:
         ]
 
     @classmethod
-    def up(cls, count: int, name: str = "lab", kind: str = "container") -> Lab:
+    def up(cls, count: int, name: str = "lab", kind: str = "container", suite: str = SUITE) -> Lab:
         """Bring up hosts 1..count; leftovers of an earlier lab of this name are removed first."""
         if kind not in STARTERS:
             raise ValueError(f"no such kind of host: {kind}")
+        cls(name).down()
+        state = cache_dir() / "labs" / name
+        state.mkdir(parents=True)
+        (state / "kind").write_text(kind)
+        (state / "suite").write_text(suite)
         lab = cls(name)
-        lab.down()
-        lab.state.mkdir(parents=True)
-        (lab.state / "kind").write_text(kind)
         ns = lab.bridge_ns
         sh("ip", "netns", "add", ns)
         sh("ip", "-n", ns, "link", "set", "lo", "up")
@@ -103,11 +113,12 @@ class Lab:
         deadline = time.monotonic() + BOOT_SECONDS[self.kind]
         while time.monotonic() < deadline:
             try:
-                if host.run(command, check=False, timeout=10).returncode == 0:
+                if host.run(command, check=False, timeout=10, fresh=True).returncode == 0:
+                    host.open_line()
                     return
             except subprocess.TimeoutExpired:
                 continue
-            time.sleep(0.1)
+            time.sleep(0.3)
         log = self.state / str(host.index) / "log"
         raise RuntimeError(
             f"{host.name} does not answer; {log}:\n{log.read_text()[-2000:] if log.exists() else ''}"
@@ -116,16 +127,28 @@ class Lab:
     def reboot(self, host: Host) -> None:
         """An orderly restart, awaited; the disk stays, everything in memory goes."""
         host.run("touch /run/lab-before-reboot")
+        host.hang_up()
         with contextlib.suppress(subprocess.TimeoutExpired):  # sshd may go without a word
             host.run("systemctl reboot", check=False, timeout=10)
         self.wait(host, "test ! -e /run/lab-before-reboot")
 
+    def cut_power(self, host: Host) -> None:
+        """Kill a machine where it stands; its disk stays as it is at that moment."""
+        host.hang_up()
+        machines.stop(self.state / str(host.index))
+
+    def power_on(self, host: Host) -> None:
+        """Boot a machine whose power was cut, and wait until it answers."""
+        machines.start(self.image, self.state, self.name, host.index, self.bridge_ns)
+        self.wait(host)
+
     def power_off(self, host: Host) -> None:
-        """Take a host away, as pulling its plug would."""
+        """Take a host away for good."""
         self._destroy(host.index)
         sh("ip", "-n", self.bridge_ns, "link", "del", f"p{host.index}", check=False)
 
     def _destroy(self, index: int) -> None:
+        self._host(index).hang_up()
         machines.destroy(self.state, index, self.bridge_ns)
         containers.destroy(self.state, self.name, index)
 

@@ -52,13 +52,13 @@ def _frame(when: float, data: bytes) -> Frame:
     return Frame(when, kind, src, dst, protocol, sport, dport, data)
 
 
-def plain_between(path: Path, members: set[str]) -> list[Frame]:
-    """Frames between members that are neither the tunnel's, nor ARP, nor neighbour discovery."""
+def plain_between(path: Path, members: set[str], ports: tuple[int, ...] = (51871,)) -> list[Frame]:
+    """Frames between members that are neither the tunnels' (by port), nor ARP, nor neighbour discovery."""
     return [
         frame
         for frame in read(path)
         if frame.src in members
         and frame.dst in members
-        and not (frame.protocol == 17 and 51871 in (frame.sport, frame.dport))
+        and not (frame.protocol == 17 and not {frame.sport, frame.dport}.isdisjoint(ports))
         and not (frame.protocol == 58 and frame.data[54:55] and frame.data[54] in range(133, 138))
     ]

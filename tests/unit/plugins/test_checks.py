@@ -25,3 +25,15 @@ def test_silence_is_told_and_a_refusal_is_an_answer() -> None:
 )
 def test_only_addresses_are_asked(text: str, good: bool) -> None:
     assert checks.literal(text) is good
+
+
+@pytest.mark.parametrize("port", [20871, 65535])
+def test_a_taken_second_port_is_advice_only(port: int) -> None:
+    beside = port + 1 if port < 65535 else port - 1
+    warnings: list[str] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("", beside))
+        checks.second_port_advice(port, warnings)
+    assert len(warnings) == 1 and str(beside) in warnings[0]
+    checks.second_port_advice(port, warnings)
+    assert len(warnings) == 1

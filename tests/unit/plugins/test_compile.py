@@ -101,3 +101,15 @@ BROKEN = [
 def test_preflight_of_the_map(fleet: dict[str, Any], words: str) -> None:
     with pytest.raises(compiler.FleetMapError, match=words):
         rollout(compiler.empty_registry(), fleet)
+
+
+def test_who_gets_a_key_in_a_real_run_changes_the_map() -> None:
+    """Check mode says so of hosts that are new, and of known ones that were installed anew."""
+    registry, _data = rollout(compiler.empty_registry(), FLEET)
+    looked_at = {name: {**given, "looked_at": True} for name, given in FLEET.items()}
+    assert compiler.keyless(registry, looked_at, []) == []
+    anew = {**looked_at, "b": {**looked_at["b"], "key": ""}, "d": {"looked_at": True, "key": ""}}
+    assert compiler.keyless(registry, anew, []) == ["b", "d"]
+    assert compiler.keyless(registry, anew, ["b"]) == ["d"]
+    away = {**looked_at, "b": {**looked_at["b"], "key": "", "looked_at": False}}
+    assert compiler.keyless(registry, away, []) == []

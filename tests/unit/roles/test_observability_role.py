@@ -34,13 +34,17 @@ SHOW = """
   gather_facts: false
   tasks:
     - ansible.builtin.include_vars: {file: ROLE/vars/main.yml}
-    - ansible.builtin.copy:
-        dest: "{{ inventory_dir }}/{{ inventory_hostname }}.json"
-        mode: "0644"
-        content: >-
+    - ansible.builtin.set_fact:
+        shown: >-
           {{ {'wanted': wardmesh_observability_wanted, 'drop_in': wardmesh_observability_drop_in,
               'port': wardmesh_observability_port | int,
-              'certified': wardmesh_observability_certified | bool} | to_json }}
+              'certified': wardmesh_observability_certified | bool} }}
+    - ansible.builtin.copy:
+        dest: "{{ inventory_dir }}/shown.json"
+        mode: "0644"
+        content: >-
+          {{ dict(groups.wardmesh | zip(groups.wardmesh | map('extract', hostvars, 'shown'))) | to_json }}
+      run_once: true
 """
 
 
@@ -177,8 +181,9 @@ def test_the_configuration_decides_which_services_run(controller, tmp_path):
     inventory["relays"] = {"hosts": {"relay": {}, "shown": {"wardmesh_ui": True}}}
     inventory["wardmesh"]["hosts"]["unshown"]["wardmesh_ui"] = True  # no relay, no page
     controller(SHOW, inventory)
+    shown = json.loads((tmp_path / "shown.json").read_text())
     for name, _config, services, lines, port in CASES:
-        found = json.loads((tmp_path / f"{name}.json").read_text())
+        found = shown[name]
         wanted = {f"wardmesh-{service}.service" for service in services}
         assert {unit for unit, on in found["wanted"].items() if on} == wanted, name
         assert [line for line in found["drop_in"].splitlines() if "=" in line] == lines, name
@@ -226,9 +231,9 @@ def test_the_configuration_decides_who_gets_a_certificate(controller, tmp_path):
     }
     inventory["relays"] = {"hosts": {"relay": {}}}
     controller(SHOW, inventory)
+    shown = json.loads((tmp_path / "shown.json").read_text())
     for name, _config, _wanted, certified in CERTIFIED:
-        found = json.loads((tmp_path / f"{name}.json").read_text())
-        assert found["certified"] is certified, name
+        assert shown[name]["certified"] is certified, name
 
 
 def unit_of(name):
@@ -240,7 +245,7 @@ def unit_of(name):
 def test_what_observes_is_confined_and_never_waited_for(name):
     lines = unit_of(name)
     assert "NoNewPrivileges=yes" in lines
-    assert "InaccessiblePaths=-/var/lib/wardmesh/keys/wg0.key" in lines
+    assert "InaccessiblePaths=-/var/lib/wardmesh/keys" in lines
     assert any(line.startswith("MemoryMax=") for line in lines)
     assert "Restart=on-failure" in lines
     capabilities = next(line for line in lines if line.startswith("CapabilityBoundingSet="))

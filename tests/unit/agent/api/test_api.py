@@ -7,9 +7,10 @@ import socket
 import stat
 
 import pytest
+from tests.waiting import wait_for
 
 from wardmesh.api import client
-from wardmesh.api.server import Server
+from wardmesh.api.server import MOST_CLIENTS, Server
 from wardmesh.model.errors import WardmeshError
 
 
@@ -77,6 +78,27 @@ def test_a_broken_request_is_answered_and_the_server_lives_on(path):
         link.sendall(b"POST /v1/mode HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
         assert b"too long" in answer_of(link)
     assert client.listens(path)
+
+
+def test_clients_beyond_the_limit_are_sent_away_and_give_their_places_back(path):
+    held = []
+    for _number in range(MOST_CLIENTS + 5):
+        link = socket.socket(socket.AF_UNIX)
+        link.connect(str(path))  # waits where the queue is full
+        link.settimeout(10)
+        held.append(link)
+    for link in held[MOST_CLIENTS:]:
+        assert link.recv(1) == b""
+    for link in held:
+        link.close()
+    wait_for(lambda: answered(path), "places that were given back are used")
+
+
+def answered(path):
+    try:
+        return client.call(path, "GET", "/v1/status") == {"ok": True}
+    except WardmeshError:
+        return False
 
 
 def test_no_agent_is_a_clear_error(tmp_path):

@@ -247,6 +247,21 @@ def test_wait_names_who_is_missing(cli, tmp_path):
     assert "no tunnel to vm2" in done.stderr.splitlines()[-1]
 
 
+def test_a_broken_configuration_does_not_hide_what_the_agent_says(cli, tmp_path):
+    """The agent goes on with the last good one, and its status names what is wrong with the file."""
+    config = Paths(tmp_path).config
+    config.parent.mkdir(parents=True)
+    config.write_bytes(bytes(40))  # as a power cut leaves it
+    server = Server(Paths(tmp_path).socket, {("GET", "/v1/status"): lambda body: STATUS})
+    try:
+        done = cli("status", "-o", "json")
+    finally:
+        server.close()
+    found = json.loads(done.stdout)
+    assert done.returncode == 0 and found["peers"] == STATUS["peers"]
+    assert "refused" in found["hubble"] and "refused" in found["health"]["problems"][0]
+
+
 def test_status_tells_what_the_firewall_drops():
     said = text.status(STATUS, health=False, verbose=False)
     assert "Host firewall:  Enabled, 1 policies, revision 4, Policy denied: 5" in said.splitlines()

@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wardmesh.daemon.engine import Engine
 from wardmesh.daemon.machine import Sight
 from wardmesh.datapath.guard import LoadReport
 from wardmesh.host.paths import Paths
@@ -22,21 +23,33 @@ from wardmesh.wireguard.keys import public_of
 
 PRIVATE = bytes([8]) + bytes(30) + bytes([64])
 OWN_KEY = public_of(PRIVATE)
+WALL = 1_700_000_000.0  # when a clock starts
 
 
 def key_of(name: str) -> str:
     return base64.b64encode(name.encode().ljust(32, b"k")[:32]).decode()
 
 
-def map_bytes(generation: int, names: tuple[str, ...], own: str = "node1", own_key: str = OWN_KEY) -> bytes:
+def map_bytes(
+    generation: int,
+    names: tuple[str, ...],
+    own: str = "node1",
+    own_key: str = OWN_KEY,
+    keys: dict[str, str] | None = None,
+    following: dict[str, str] | None = None,
+) -> bytes:
+    """keys: public keys of others that are not key_of their name; following: next keys by name."""
     members = [
         {
             "name": name,
-            "key": own_key if name == own else key_of(name),
+            "key": own_key if name == own else (keys or {}).get(name, key_of(name)),
             "addresses": [f"10.0.0.{int(name[4:])}", f"fd00::{int(name[4:]):x}"],
         }
         for name in sorted(names)
     ]
+    for member in members:
+        if following and member["name"] in following:
+            member["nextKey"] = following[member["name"]]
     document = {
         "format": 1,
         "generation": generation,
@@ -120,6 +133,12 @@ class FakeMachine:
     state: DeviceState = field(default_factory=lambda: DeviceState(7, OWN_KEY, 51871, 0x1E00))
     backend: Backend = field(default_factory=Backend)
     wall: FakeFirewall = field(default_factory=FakeFirewall)
+    elsewhere: dict = field(default_factory=dict)
+    ports: tuple[int, int] = (0, 0)
+    staged: tuple[bytes, ...] = ()
+
+    def __post_init__(self):
+        self.second = FakeSecond(self)
 
     def did(self, what: str) -> None:
         self.calls.append(what)
@@ -128,13 +147,16 @@ class FakeMachine:
 
     # machine
     def look(self, configured):
-        return Sight(((2, "eth0", True),), (4, 6), (), 1420)
+        return Sight(((2, "eth0", True),), (4, 6), (), 1420, self.second.present)
 
     def paths_to(self, addresses):
         return dict.fromkeys(addresses)
 
-    def private_key(self):
-        return PRIVATE
+    def private_keys(self):
+        return {public_of(private): private for private in (PRIVATE, *self.staged)}
+
+    def promote(self, public):
+        return False
 
     def guard(self, listen_port, members_max):
         return self
@@ -151,6 +173,13 @@ class FakeMachine:
     def tunnel(self, preference):
         self.did("backend")
         return self
+
+    def second_tunnel(self, preference):
+        return self.second
+
+    def second_sysctls(self):
+        self.did("second sysctls")
+        return []
 
     def routing(self):
         return FakeRouting(self)
@@ -173,7 +202,7 @@ class FakeMachine:
         self.did("close")
 
     def set_listen_ports(self, first, second=0):
-        return None
+        self.ports = (first, second)
 
     def set_members(self, members):
         self.did("members")
@@ -223,7 +252,52 @@ class FakeRouting:
     def reconcile(self, desired):
         self.machine.did("routes")
         self.machine.routes = dict(desired.routes)
+        self.machine.elsewhere = dict(desired.elsewhere)
         return []
+
+
+class FakeSecond:
+    """The second tunnel's device: what the engine wants of it, and what it is told."""
+
+    IFINDEX = 9
+
+    def __init__(self, machine):
+        self.machine, self.backend = machine, Backend()
+        self.present, self.peers, self.desired, self.woken = False, {}, None, []
+        self.state = DeviceState(0, "", 0, 0)
+
+    def refresh(self):
+        index = self.IFINDEX if self.present else 0
+        key, port = (
+            (public_of(self.desired.private_key), self.desired.listen_port) if self.desired else ("", 0)
+        )
+        self.state = DeviceState(index, key, port, 0x1E00, dict(self.peers))
+        return self.state
+
+    def reconcile(self, desired):
+        self.machine.did("second peers" if desired.peers else "second device")
+        self.present, self.desired = True, desired
+        for key, peer in desired.peers.items():
+            old = self.peers.get(key) or PeerState(key, peer.endpoint, peer.allowed_ips, 0, 0.0, 0, 0)
+            self.peers[key] = replace(old, keepalive=peer.keepalive)
+        self.peers = {key: peer for key, peer in self.peers.items() if key in desired.peers}
+        self.refresh()
+        return []
+
+    def provoke(self, keys):
+        self.woken += keys
+
+    def teardown(self):
+        self.machine.did("second gone")
+        self.present, self.peers, self.desired = False, {}, None
+        self.refresh()
+        return []
+
+    def handshake(self, key, when):
+        self.peers[key] = replace(self.peers[key], last_handshake=when)
+
+    def hears(self, key, count=32):
+        self.peers[key] = replace(self.peers[key], rx_bytes=self.peers[key].rx_bytes + count)
 
 
 class Clock:
@@ -234,3 +308,23 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class StoreHost:
+    """A member of two with a store, its engine started by hand. config: its configuration's text."""
+
+    config = ""
+
+    def __init__(self, root: Path) -> None:
+        self.paths = make_host(root, map_bytes(1, ("node1", "node2")))
+        self.paths.config.write_text(self.config)
+        self.machine, self.clock = FakeMachine(), Clock()
+
+    @property
+    def wall(self) -> float:
+        return WALL + self.clock.now - 1000.0
+
+    def start(self) -> Engine:
+        engine = Engine(self.paths, self.machine, clock=self.clock, wall=lambda: self.wall)
+        engine.first_pass()
+        return engine

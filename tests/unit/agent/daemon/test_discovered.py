@@ -27,7 +27,6 @@ from wardmesh.model.identity import identities
 fakes = load("tests/unit/agent/daemon/fakes.py")
 
 TEST = Cluster("test", 1)
-WALL = 1_700_000_000.0
 CONFIG = "cluster: {name: test, id: 1}\netcd: {endpoints: ['https://203.0.113.5:2379']}\n"
 
 
@@ -41,20 +40,10 @@ def net(number: int):
     return ipaddress.ip_network(f"10.0.0.{number}/32")
 
 
-class Host:
+class Host(fakes.StoreHost):
     """An engine whose configuration has a store, and the file that the store's process writes."""
 
-    def __init__(self, root) -> None:
-        self.paths = fakes.make_host(root, fakes.map_bytes(1, ("node1", "node2")))
-        self.paths.config.write_text(CONFIG)
-        self.machine, self.clock = fakes.FakeMachine(), fakes.Clock()
-
-    def start(self) -> Engine:
-        engine = Engine(
-            self.paths, self.machine, clock=self.clock, wall=lambda: WALL + self.clock.now - 1000.0
-        )
-        engine.first_pass()
-        return engine
+    config = CONFIG
 
     def learn(self, *claims: Claim, departed: tuple[Claim, ...] = (), cluster: Cluster = TEST) -> None:
         found = Discovered(
@@ -66,7 +55,7 @@ class Host:
 
     def seal(self, engine: Engine, *numbers: int) -> None:
         for number in numbers:
-            self.machine.handshake(f"node{number}", WALL + self.clock.now - 1000.0)
+            self.machine.handshake(f"node{number}", self.wall)
         engine.reconcile()
         if engine.state.mode != "strict":
             set_mode(engine, "strict")
@@ -275,7 +264,7 @@ def test_the_order_of_the_process_goes_through_its_pipe(host):
     order = order_of(engine.inputs, host.paths)
     assert read_order(order.line()) == order
     assert set(order.values) and all(
-        name.startswith(("etcd.", "consul.", "discovery.")) for name in order.values
+        name.startswith(("etcd.", "consul.", "discovery.", "clustermesh.")) for name in order.values
     )
 
 

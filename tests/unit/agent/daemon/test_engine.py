@@ -322,7 +322,7 @@ def test_a_key_with_wrong_permissions_does_not_keep_the_guard_away(host, monkeyp
         raise WardmeshError("wrong permissions on the private key")
 
     host.machine.entries.clear()
-    monkeypatch.setattr(host.machine, "private_key", refused)
+    monkeypatch.setattr(host.machine, "private_keys", refused)
     again = host.restart()
     assert host.flags(2) == MEMBER | STRICT
     assert "wrong permissions" in str(again.problems()[0])
@@ -357,6 +357,7 @@ def test_status_has_the_agreed_fields(host):
         "name",
         "address",
         "endpoint",
+        "interface",
         "reachable",
         "tunnel",
         "sealed",
@@ -364,3 +365,25 @@ def test_status_has_the_agreed_fields(host):
         "rxBytes",
         "txBytes",
     }
+
+
+def test_a_new_map_looks_up_only_what_it_adds(host, monkeypatch):
+    asked = []
+    real = host.machine.paths_to
+
+    def paths_to(addresses):
+        asked.append([str(address) for address in addresses])
+        return real(addresses)
+
+    host.paths.fleet.write_bytes(fakes.map_bytes(1, THREE))
+    monkeypatch.setattr(host.machine, "paths_to", paths_to)
+    engine = host.start()
+    everybody = [f"{prefix}{number}" for number in (2, 3) for prefix in ("10.0.0.", "fd00::")]
+    assert asked == [everybody]
+    host.paths.fleet.write_bytes(fakes.map_bytes(2, (*THREE, "node4")))
+    engine.reload()
+    engine.reconcile()
+    assert asked == [everybody, ["10.0.0.4", "fd00::4"]]
+    engine.note(["route"])  # the host's own ways changed: all of them again
+    engine.reconcile()
+    assert len(asked) == 3 and len(asked[-1]) == 6

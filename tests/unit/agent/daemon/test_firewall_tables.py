@@ -39,7 +39,7 @@ def test_ten_thousand_rules_mean_in_the_tables_what_they_mean_to_the_engine() ->
     tables = tables_of(engine, subject, identities(held))
     direction = engine.direction(subject, True)
     opened = 0
-    for _probe in range(3_000):
+    for _probe in range(600):
         member, port = engine.endpoints[f"h{rng.randrange(2, 301)}"], rng.randrange(1990, 2510)
         network = next(net for net in tables.peers if net.network_address == member.addresses[0])
         cells = int.from_bytes(tables.peers[network].cells[0], "little")
@@ -47,7 +47,7 @@ def test_ten_thousand_rules_mean_in_the_tables_what_they_mean_to_the_engine() ->
         action, _grant = direction.decide(engine.universe.place_of(member.addresses[0]), 6, port)
         assert (cells >> 2 * number & 3 == fw.ALLOW) == (action is Action.ALLOW)
         opened += action is Action.ALLOW
-    assert 300 < opened < 2_700
+    assert 60 < opened < 540
 
 
 def test_more_classes_of_ports_than_fit_are_refused() -> None:

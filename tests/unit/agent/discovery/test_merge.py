@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.budget import fuzz
 from tests.unit.agent.discovery.samples import CLUSTER, claim, fleet, item, key, member
 
 from wardmesh.discovery.document import Claim, Departed, Discovered, read_discovered, write_discovered
@@ -68,6 +69,32 @@ def test_a_record_that_claims_what_another_has_is_refused_and_named(
     assert [m.name for m in merged.members] == ["h1", "h2", "h6"]
     assert merged.members[:2] == MAP.members
     assert [(r.name, word in r.why) for r in refused] == [(bad.member.name, True)]
+
+
+@pytest.mark.parametrize(
+    ("held", "claimed"),
+    [
+        ({"key": key(1), "nextKey": key(9)}, {"key": key(9)}),  # the host has the last map, this one not yet
+        ({"key": key(9)}, {"key": key(1), "nextKey": key(9)}),  # the other way round
+        ({"key": key(1)}, {"key": key(1), "nextKey": key(9)}),  # staged there, not here
+        ({"key": key(1), "nextKey": key(9)}, {"key": key(1)}),
+    ],
+)
+def test_while_keys_rotate_labels_of_a_record_stay_and_keys_are_the_maps(
+    held: dict[str, Any], claimed: dict[str, Any]
+) -> None:
+    """A label that goes for a moment would change a verdict, and cut connections."""
+    rotating = fleet(item(1, **held), item(2))
+    merged, refused = merge(rotating, found(claim(1, labels={"app": "db"}, **claimed)))
+    assert refused == ()
+    assert merged.members[0].labels == {"app": "db"}
+    assert (merged.members[0].key, merged.members[0].next_key) == (held["key"], held.get("nextKey", ""))
+
+
+def test_a_next_key_belongs_to_one_member() -> None:
+    merged, refused = merge(MAP, found(claim(3, nextKey=key(2)), claim(4, nextKey=key(8)), claim(8)))
+    assert [m.name for m in merged.members] == ["h1", "h2", "h4"]
+    assert [r.name for r in refused] == ["h3", "h8"]
 
 
 def test_subnets_and_addresses_stay_within_the_networks_that_the_operator_names() -> None:
@@ -136,6 +163,7 @@ def claims(draw: st.DrawFn) -> list[Claim]:
     return list(made.values())
 
 
+@fuzz(100)
 @given(claims(), claims(), st.randoms())
 def test_whatever_is_claimed_the_result_is_a_valid_map_that_keeps_every_declared_member(
     live: list[Claim], gone: list[Claim], shuffler: Any

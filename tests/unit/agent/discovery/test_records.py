@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.budget import fuzz
 from tests.unit.agent.discovery.samples import CLUSTER, entry, key, member
 
 from wardmesh.discovery.keys import node_key, prefix_end
@@ -112,6 +113,7 @@ def test_what_is_no_object_is_rejected(data: bytes) -> None:
         read_node(KEY, data)
 
 
+@fuzz(100)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_record_or_an_error_of_ours(data: bytes) -> None:
     for reader in (read_node, read_ip, read_identity, read_cluster):
@@ -141,6 +143,7 @@ FIELDS = st.sampled_from(
 )
 
 
+@fuzz(100)
 @given(st.dictionaries(FIELDS, JSON | st.lists(JSON, max_size=2), max_size=3))
 def test_any_wrong_field_is_an_error_of_ours_or_a_member(changes: dict[str, Any]) -> None:
     try:
@@ -241,3 +244,12 @@ def test_the_end_of_a_prefix_holds_all_its_keys_and_no_other() -> None:
     end = prefix_end("cilium/state/nodes/v1/c/")
     assert b"cilium/state/nodes/v1/c/\xff" < end <= b"cilium/state/nodes/v1/c0"
     assert entry(member(1)).key.encode() < end
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"nextKey": key(9)}, {"nextKey": key(9), "nextEndpoint": "203.0.113.9:7"}]
+)
+def test_what_rotates_goes_through_a_record_and_back(more: dict[str, Any]) -> None:
+    one = member(1, **more)
+    found = entry(one)
+    assert member_of(read_node(found.key, found.value), CLUSTER, found.key) == one

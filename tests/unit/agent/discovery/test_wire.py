@@ -9,6 +9,7 @@ import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.budget import fuzz
 
 from wardmesh.discovery.wire import BYTES, INT, Spec, decode, encode
 from wardmesh.model.errors import WardmeshError
@@ -57,6 +58,7 @@ def test_what_is_written_protobuf_reads_and_the_other_way_round(message: dict[st
     assert decode(OUTER, theirs.SerializeToString()) == {"inner": {}, **message}
 
 
+@fuzz(100)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_message_or_an_error_of_ours(data: bytes) -> None:
     try:

@@ -8,6 +8,7 @@ import socket
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.budget import fuzz
 
 from wardmesh.datapath import contract
 from wardmesh.host import netlink
@@ -23,6 +24,7 @@ def test_attributes_come_back_as_they_went_in(items: list[tuple[int, bytes]]) ->
     assert len(packed) % 4 == 0
 
 
+@fuzz(100)
 @given(st.binary(max_size=200))
 def test_damaged_attributes_end_the_walk(data: bytes) -> None:
     assert sum(len(value) + 4 for _kind, value in netlink.walk(data)) <= len(data)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.budget import fuzz
 
 from wardmesh.model import authority as module
 from wardmesh.model.authority import (
@@ -147,6 +148,7 @@ def test_an_ed25519_request_is_refused() -> None:
         read_request(signed.public_bytes(serialization.Encoding.PEM), "db1")
 
 
+@fuzz(100)
 @given(st.binary(max_size=400))
 def test_no_bytes_make_it_fail_otherwise(data: bytes) -> None:
     with pytest.raises(WardmeshError):

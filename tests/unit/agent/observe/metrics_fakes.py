@@ -6,6 +6,7 @@ from __future__ import annotations
 from wardmesh.observe.metrics_snapshot import (
     AgentFigures,
     CheckedPeer,
+    ClusterFigures,
     Counted,
     Delays,
     HealthFigures,
@@ -43,6 +44,8 @@ def agent(peers: tuple[PeerFigures, ...] = (), **other: object) -> AgentFigures:
         "map_since": 950_000.0,
         "logged": {"error": 2, "warning": 5},
         "policy_delays": Delays(((0.1, 3), (1.0, 4)), 5, 2.5),
+        "clusters": (ClusterFigures("site-b", 3, True), ClusterFigures("k8s", 2, False)),
+        "store": True,
         **other,
     }
     return AgentFigures(**values)

@@ -163,7 +163,7 @@ def served(folder: Path, **how: Any) -> Iterator[tuple[Served, Client]]:
         running.close()
 
 
-def eventually(test: Callable[[], bool], timeout: float = 20.0) -> bool:
+def eventually(test: Callable[[], bool], timeout: float = 60.0) -> bool:
     """Poll until it holds."""
     end = time.monotonic() + timeout
     while not test():

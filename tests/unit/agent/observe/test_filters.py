@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.budget import fuzz
 from tests.unit.agent.observe.support import event, flow_filter, namer
 
 from wardmesh.model.errors import WardmeshError
@@ -305,6 +306,7 @@ def test_label_selectors(text: str, wanted: bool) -> None:
     assert parse(text)(labels) is wanted
 
 
+@fuzz(100)
 @given(st.text(alphabet="ab:=!,() inot<>/'\"\\\n", max_size=30))
 def test_no_selector_is_anything_but_read_or_refused(text: str) -> None:
     try:

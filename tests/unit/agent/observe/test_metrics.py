@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
@@ -145,7 +146,8 @@ def test_whoever_is_not_admitted_gets_no_byte(serve):
 )
 def test_nonsense_does_not_end_the_server(serve, request_line):
     port = serve()
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as link:
+    link = socket.create_connection(("127.0.0.1", port), timeout=10)
+    with link, contextlib.suppress(OSError):  # it may hang up before it has read all
         link.sendall(request_line)
         link.shutdown(socket.SHUT_WR)
         while link.recv(65536):

@@ -206,10 +206,24 @@ def test_an_older_agents_status_is_taken_and_lacks_figures():
     assert "wardmesh_key_created_timestamp_seconds" not in names
 
 
+def test_stores_and_clusters_are_told_where_there_are_any():
+    row = {"name": "site-b", "nodes": 3, "ready": False, "problems": ["x"]}
+    found = agent_figures({**STATUS, "clustermesh": [row], "discovery": {"connected": False}})
+    told = values(samples(replace(snapshot(), agent=found)))
+    assert told["wardmesh_store_connected", ()] == 0
+    assert told["cilium_clustermesh_remote_clusters", ("prod", "web1")] == 1
+    assert told["cilium_clustermesh_remote_cluster_nodes", ("prod", "web1", "site-b")] == 3
+    assert told["cilium_clustermesh_remote_cluster_readiness_status", ("prod", "web1", "site-b")] == 0
+    alone = values(samples(replace(snapshot(), agent=agent_figures(STATUS))))
+    assert not any("store" in name or "clustermesh" in name for name, _labels in alone)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"peers": None},
+        {"discovery": {}},
+        {"clustermesh": [{"name": "x"}]},
         {"peers": [{"name": "x"}]},
         {"firewall": []},
         {"generation": "many"},

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.budget import fuzz
 
 from wardmesh.model.errors import WardmeshError
 from wardmesh.policy.documents import Policy, parse_document, parse_text, policy_set, refuse_later
@@ -106,7 +107,7 @@ def document(spec: Any) -> dict[str, Any]:
     return {"apiVersion": "cilium.io/v2", "kind": kind, "metadata": {"name": "x"}, "spec": spec}
 
 
-@settings(max_examples=400, deadline=None)
+@fuzz(400)
 @given(TREES)
 def test_any_tree_gives_rules_or_a_placed_error(spec: Any) -> None:
     try:
@@ -117,7 +118,7 @@ def test_any_tree_gives_rules_or_a_placed_error(spec: Any) -> None:
         assert isinstance(found[0], Policy) and found[0].rules
 
 
-@settings(max_examples=200, deadline=None)
+@fuzz(200)
 @given(st.text(max_size=200))
 def test_any_text_gives_documents_or_a_placed_error(text: str) -> None:
     try:
