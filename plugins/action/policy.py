@@ -29,6 +29,7 @@ class ActionModule(ActionBase):
                 read([self._find_needle("files", path) for path in sources]),
                 read(tests),
                 read_bytes(who, "to test the policies on") if tests else b"",
+                whole=arguments.get("state") == "replaced",
             )
         except (OSError, PolicyFilesError) as error:
             result.update(failed=True, msg=str(error))

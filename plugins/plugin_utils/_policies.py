@@ -17,11 +17,19 @@ class PolicyFilesError(Exception):
     """A file is not valid; the text says where, why and what to do."""
 
 
-def checked(files: Mapping[str, str], tests: Mapping[str, str], fleet_map: bytes) -> dict[str, str]:
+def checked(
+    files: Mapping[str, str], tests: Mapping[str, str], fleet_map: bytes, *, whole: bool = False
+) -> dict[str, str]:
     """The files, if they are a valid set that can be enforced and every assertion of tests holds.
 
-    fleet_map: bytes of the map that says who is who, for the tests. The same set is judged once for all hosts.
+    fleet_map: bytes of the map that says who is who, for the tests. whole: they are to be all that is enforced.
+    The same set is judged once for all hosts.
     """
+    if whole and not files:
+        raise PolicyFilesError(
+            "no policy file was found: a set of none would open every host, none was touched "
+            "(remedy: correct src, or run wardmesh policy delete --all on the hosts)"
+        )
     key = hash((tuple(sorted(files.items())), tuple(sorted(tests.items())), fleet_map))
     if key not in _known:
         _judge(files, tests, fleet_map)

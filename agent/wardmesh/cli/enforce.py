@@ -49,6 +49,13 @@ def _install(paths: Paths, files: dict[str, str]) -> None:
 
 def _wanted(args: argparse.Namespace, before: dict[str, str]) -> dict[str, str]:
     given = {path.name: text_of(path) for path in policy_files(args.file)}
+    if args.replace and not given:
+        raise WardmeshError(
+            "no policy file is there",
+            where=", ".join(map(str, args.file)),
+            why="a set of none would open this host",
+            remedy="name a folder with files, or use wardmesh policy delete --all",
+        )
     return given if args.replace else {**before, **given}
 
 

@@ -123,6 +123,10 @@ def parse_text(text: str, source: str) -> list[Policy | CidrGroup]:
     for number, document in enumerate(documents, 1):
         if document is not None:
             found += parse_document(document, f"{source} (document {number})" if many else source)
+    if not found:  # a file that was cut short must not open what its policies closed
+        raise WardmeshError(
+            "the file holds no policy", where=source, remedy="write it again, or remove the file"
+        )
     return found
 
 

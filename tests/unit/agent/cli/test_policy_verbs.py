@@ -111,3 +111,15 @@ def test_diff_and_selectors(files: Path, capsys: pytest.CaptureFixture[str]) -> 
     )
     assert main(["policy", "selectors", str(files / "new"), *nodes]) == 0
     assert "the rule selects nobody: app=dp" in capsys.readouterr().err
+
+
+def test_a_whole_set_of_nothing_is_refused(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty folder, perhaps of another branch, would open every host."""
+    (files / "empty").mkdir()
+    (files / "root/etc/wardmesh/policies").mkdir(parents=True)
+    own = ["--root", str(files / "root")]
+    assert main([*own, "policy", "apply", str(files / "old")]) == 0
+    assert main([*own, "policy", "apply", str(files / "empty"), "--replace"]) == 1
+    said = capsys.readouterr().err
+    assert str(files / "empty") in said and "policy delete --all" in said
+    assert (files / "root/etc/wardmesh/policies/db.yaml").read_text() == POLICY

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from tests.unit.agent.observe.support import (
     request,
 )
 
+from wardmesh.observe.client import Access, open_channel
 from wardmesh.observe.proto import message
 
 MEMBERS = ("db1", "web1", "web2")
@@ -176,3 +181,24 @@ def test_health(tmp_path: Path) -> None:
     ):
         health = Client(channel, "grpc.health.v1.Health")
         assert health.Check(message("grpc.health.v1.HealthCheckRequest")(service="")).status == 1
+
+
+def test_who_was_away_for_long_is_seen_soon_after() -> None:
+    """A member that refuses is tried again and again, and the pauses do not grow for ever."""
+    tries: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            while len(tries) < 7:
+                connection, _peer = listener.accept()
+                tries.append(time.monotonic())
+                connection.close()
+
+        port = listener.getsockname()[1]
+        with open_channel(Access(f"127.0.0.1:{port}")) as channel:
+            channel.subscribe(lambda _state: None, try_to_connect=True)
+            thread = threading.Thread(target=refuse)
+            thread.start()
+            thread.join(60)
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+    assert len(pauses) == 6 and min(pauses[-2:]) < 4.5, pauses

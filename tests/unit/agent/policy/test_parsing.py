@@ -232,3 +232,11 @@ def test_what_comes_later_is_valid_and_refused_by_apply(feature: str) -> None:
     with pytest.raises(WardmeshError, match=feature) as caught:
         refuse_later(held)
     assert "x.yaml: spec." in caught.value.where
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# app: web\n", "---\n---\n", "kind: List\nitems: []\n"])
+def test_a_file_without_a_policy_is_refused(text: str) -> None:
+    """Cut short by a full disk or a power cut, it would open what its policy closes."""
+    with pytest.raises(WardmeshError) as told:
+        parse_text(text, "web.yaml")
+    assert "web.yaml" in str(told.value) and "no policy" in str(told.value)
