@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from lab import Host, Lab
-from lab.containers import sh
 
 # Three are the fewest of which one may fail and two still talk; CI says 2 where it has two cores only.
 COUNT = int(os.environ.get("WARDMESH_LAB_HOSTS", "3"))
@@ -69,9 +68,10 @@ def main(verb: str, *words: str) -> None:
     elif verb == "resize":
         resize(int(words[0]))
     elif verb == "cable":
-        host(words[0]).hang_up()
-        sh("ip", "-n", lab().bridge_ns, "link", "set", f"p{host(words[0]).index}", words[1])
-        if words[1] == "up":
+        if words[1] == "down":
+            lab().pull_cable(host(words[0]))
+        else:
+            lab().plug_cable(host(words[0]))
             lab().wait(host(words[0]))
     elif verb == "reboot":
         lab().reboot(host(words[0]))

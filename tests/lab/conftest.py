@@ -16,9 +16,11 @@ import pytest
 
 import compiled
 from lab import Lab
+from scenario import Scenario
 
 ROOT = Path(__file__).parents[2]
-HOSTS = {"container": 3, "vm": 2}  # emulated machines take a core each, and two are what a small one has
+HOSTS = {"container": 3, "vm": 3}
+MACHINES = "vm"  # the scenario of Molecule that makes them
 PLAY_SECONDS = {"container": 600, "vm": 1500}  # limits; an emulated machine takes four minutes for the first
 
 
@@ -33,6 +35,19 @@ class Fleet:
     predicted: set[tuple[str, str]] = field(default_factory=set)
     snapshots: dict[str, str] = field(default_factory=dict)
     compiled: bool = True  # False: hosts get what another lab's hosts compiled on this kernel
+    scenario: Scenario | None = None  # of Molecule, where it made the hosts
+
+    def roll_out(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The first rollout; Molecule's converge where it made the hosts."""
+        if self.scenario is None:
+            return self.play("site", *arguments)
+        done = self.scenario.step("converge", *arguments)
+        self.output += done.stdout + done.stderr
+        return done
+
+    def roll_out_again(self) -> subprocess.CompletedProcess[str]:
+        """The same once more; Molecule's idempotence where it made the hosts."""
+        return self.play("site") if self.scenario is None else self.scenario.step("idempotence")
 
     def play(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A playbook by its name here, by its path, or by its collection's name."""
@@ -111,7 +126,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Hosts of one kind before any rollout."""
-    kind = request.param
-    made = Fleet(Lab.up(HOSTS[kind], f"test-{kind}", kind), tmp_path_factory.mktemp("inventory"))
-    yield made
-    made.lab.down()
+    kind, folder = request.param, tmp_path_factory.mktemp("inventory")
+    if kind == "container":
+        made = Fleet(Lab.up(HOSTS[kind], f"test-{kind}", kind), folder)
+        yield made
+        made.lab.down()
+        return
+    scenario = Scenario(MACHINES, folder, HOSTS[kind])
+    scenario.step("create")
+    yield Fleet(Lab(f"molecule-{MACHINES}"), folder, scenario=scenario)
+    scenario.step("destroy")

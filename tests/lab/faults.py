@@ -50,12 +50,11 @@ def table(lab: Lab, family: str, chains: str) -> Iterator[None]:
 @contextlib.contextmanager
 def cut_off(lab: Lab) -> Iterator[None]:
     """node3 has no cable: nobody reaches it, the controller neither."""
-    lab.hosts[2].hang_up()
-    sh("ip", "-n", lab.bridge_ns, "link", "set", "p3", "down")
+    lab.pull_cable(lab.hosts[2])
     try:
         yield
     finally:
-        sh("ip", "-n", lab.bridge_ns, "link", "set", "p3", "up")
+        lab.plug_cable(lab.hosts[2])
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ import pytest
 from tests.waiting import wait_for
 
 import faults
-from conftest import Fleet
+from conftest import Fleet, changed
 from lab import Host, Lab
 from lab.pcap import plain_between, read
 
@@ -183,3 +183,23 @@ def test_no_fault_leaks_or_opens_and_the_fleet_heals(crowd: Crowd, tmp_path: Pat
     for pair, row in allowed.items():
         if fault.apart & set(pair):
             assert row["longest"] > fault.hold / 2, f"{pair} was to be parted, and went on"
+
+
+def test_agents_that_are_stopped_in_the_middle_of_a_rollout(crowd: Crowd, tmp_path: Path) -> None:
+    """Everybody gets another label; two agents stop as soon as one has the map. The next run mends that."""
+    two, three = crowd.hosts[1:]
+    wish = json.dumps({**CONFIG, "wardmesh_labels": {"turn": "stopped"}})
+
+    def strike() -> None:
+        look = "grep -q stopped /etc/wardmesh/fleet.json"
+        wait_for(lambda: two.run(look, check=False).returncode == 0, "node2 has the map", 300, 0.05)
+        for host in (two, three):
+            host.run("systemctl stop wardmesh")
+
+    with watched(crowd, tmp_path, "agents stopped in the middle of a rollout"):
+        with ThreadPoolExecutor(1) as pool:
+            striking = pool.submit(strike)
+            crowd.fleet.play("site", "-e", wish, check=False)
+            striking.result(300)
+        crowd.fleet.play("site", "-e", wish)
+    assert set(changed(crowd.fleet.play("site", "-e", wish)).values()) == {0}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import re
 import shlex
 import subprocess
 import time
@@ -20,9 +21,9 @@ import pytest
 from tests.waiting import wait_for
 
 import compiled
+import pings
 from conftest import Fleet, changed, changed_tasks
 from lab import Host
-from lab.containers import sh
 from lab.pcap import plain_between, read
 
 TEXT = b"plain-words-on-the-wire"
@@ -174,7 +175,7 @@ def test_check_mode_changes_nothing(fleet: Fleet) -> None:
 
 def test_first_run_does_what_check_mode_said_and_cuts_no_connection(fleet: Fleet) -> None:
     flow = fleet.lab.hosts[0].popen(f"python3 -c {shlex.quote(LONG_FLOW)}")
-    real = changed_tasks(fleet.play("site", "-vvv"))
+    real = changed_tasks(fleet.roll_out("-vvv"))
     assert real == (fleet.predicted or real) and len(real) > 10
     # A TCP connection from before the rollout is alive after strict came.
     fleet.lab.hosts[0].run("touch /run/go-on")
@@ -182,7 +183,15 @@ def test_first_run_does_what_check_mode_said_and_cuts_no_connection(fleet: Fleet
 
 
 def test_second_run_changes_nothing(fleet: Fleet) -> None:
-    assert set(changed(fleet.play("site")).values()) == {0}
+    assert set(changed(fleet.roll_out_again()).values()) == {0}
+
+
+@pytest.mark.vm
+def test_molecule_verifies_its_scenario(fleet: Fleet) -> None:
+    """Each to each in both families, nothing of it plain: with the rollouts, `vm` as a user runs it."""
+    assert fleet.scenario is not None
+    told = fleet.scenario.step("verify").stdout
+    assert re.findall(r"node\d+ +: ok=\d+ .*failed=0", told), told
 
 
 @pytest.mark.container
@@ -338,6 +347,31 @@ def test_what_is_deleted_by_hand_comes_back(fleet: Fleet) -> None:
         assert f"restored: {what}" in log
 
 
+def rotated(fleet: Fleet, before: dict[str, Any]) -> None:
+    """Rotate all while each host pings the next, ten times a second: nothing is lost, no old key is left."""
+    hosts = fleet.lab.hosts
+    after_it = [*hosts[1:], hosts[0]]
+    running = [
+        (host, pings.begin(host, other, "-i 0.1")) for host, other in zip(hosts, after_it, strict=True)
+    ]
+    fleet.play("rotate_keys")
+    assert [pings.lost(host, unit, at_least=100) for host, unit in running] == [0] * len(hosts)
+    after = registered(fleet)
+    for host in hosts:
+        known = host.run("wg show all dump; ip -d -br link").stdout
+        assert "wardmesh_wg1" not in known
+        for name in after:
+            assert after[name]["key"] in known and before[name]["key"] not in known
+
+
+@pytest.mark.vm
+def test_keys_rotate_on_the_kernels_wireguard(fleet: Fleet, tmp_path: Path) -> None:
+    """test_rotate.py has the depth, on containers; test_machines.py a power cut in the middle."""
+    with fleet.lab.capture(tmp_path / "c.pcap"):
+        rotated(fleet, registered(fleet))
+    assert not plain_between(tmp_path / "c.pcap", members(fleet), (51871, 51872))
+
+
 @pytest.mark.container
 def test_bad_input_changes_nothing(fleet: Fleet) -> None:
     host = fleet.lab.hosts[0]
@@ -369,11 +403,11 @@ def test_a_limited_run_loses_nobody(fleet: Fleet) -> None:
 def test_a_host_that_is_down_is_nobodys_loss(fleet: Fleet) -> None:
     """The cable of node3 is pulled: the run says so, the others keep it as a peer, and it keeps them."""
     host = fleet.lab.hosts[2]
-    sh("ip", "-n", fleet.lab.bridge_ns, "link", "set", "p3", "down")
+    fleet.lab.pull_cable(host)
     try:
         done = fleet.play("site", check=False)
     finally:
-        sh("ip", "-n", fleet.lab.bridge_ns, "link", "set", "p3", "up")
+        fleet.lab.plug_cable(host)
     assert done.returncode == 4, done.stdout
     assert "unreachable=1" in done.stdout
     fleet.lab.wait(host)

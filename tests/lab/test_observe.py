@@ -383,11 +383,10 @@ def same_set(watched: Fleet) -> Iterator[None]:
 @pytest.mark.usefixtures("same_set")
 def test_prometheus_scrapes_the_fleet_and_its_rules_fire_for_a_member_that_is_cut_off(watched: Fleet) -> None:
     """The server lives on node1. The cable of node3 is pulled, and later plugged in again."""
-    one = watched.lab.hosts[0]
+    one, _two, three = watched.lab.hosts
     folder = watched.folder / "monitoring"
     watched.play("observability", "-e", MONITORED, "-e", f"wardmesh_prometheus_dir={folder}")
     one_of_three = f"wl-{watched.lab.name}-1"
-    cable = ["ip", "-n", f"wl-{watched.lab.name}", "link", "set", "p3"]
     with running(one_of_three, hurried(folder), watched.folder / "tsdb") as server:
         wait_for(
             lambda: server.value("up") == {"node1": 1, "node2": 1, "node3": 1},
@@ -396,7 +395,7 @@ def test_prometheus_scrapes_the_fleet_and_its_rules_fire_for_a_member_that_is_cu
         )
         assert server.value('cilium_wireguard_peers{state="up"}') == {"node1": 2, "node2": 2, "node3": 2}
         wait_for(lambda: server.value("ALERTS") == {}, "no alert, not even a pending one", pause=0.5)
-        subprocess.run([*cable, "down"], check=True)
+        watched.lab.pull_cable(three)
         try:
             one.run("ip link del wardmesh_wg0")  # an idle tunnel stays up for minutes, a new one is not up
             wanted = {("WardmeshObserverDown", "node3"), ("WardmeshMemberUnreachable", "node3")}
@@ -405,7 +404,8 @@ def test_prometheus_scrapes_the_fleet_and_its_rules_fire_for_a_member_that_is_cu
             more = {name for name, _about in server.firing() - wanted - own}
             assert more <= {"CiliumWireGuardPeerDown"}  # where somebody still sends to node3
         finally:
-            subprocess.run([*cable, "up"], check=True)
+            watched.lab.plug_cable(three)
+            watched.lab.wait(three)
         wait_for(lambda: server.firing() == set(), "silence again", 120, 0.5)
 
 

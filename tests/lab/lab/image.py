@@ -13,6 +13,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from lab.kernels import fetch, release_of
+
+KERNELS = Path(__file__).with_name("kernels.py")
 PACKAGES = [
     "systemd",
     "systemd-sysv",
@@ -108,7 +111,7 @@ def _run(argv: list[str], **kwargs: object) -> None:
 
 def image(suite: str = SUITE) -> Path:
     """The folder of a suite's image with rootfs/ and id_lab, built when it is not there."""
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    recipe = hashlib.sha256(Path(__file__).read_bytes() + KERNELS.read_bytes()).hexdigest()[:12]
     target = cache_dir() / f"{suite}-{recipe}"
     if (target / "complete").exists():
         return target
@@ -144,23 +147,8 @@ def image(suite: str = SUITE) -> Path:
 
 def _kernel(work: Path) -> str:
     """Debian's cloud kernel, unpacked beside the tree, and its headers into it (bcc needs them)."""
-    print("lab: fetching kernel and headers", flush=True)
-    debs = work / "debs"
-    debs.mkdir()
-    depends = subprocess.run(
-        ["apt-cache", "depends", "linux-image-cloud-amd64"], check=True, capture_output=True, text=True
-    ).stdout
-    package = next(line.split()[-1] for line in depends.splitlines() if "Depends:" in line)
-    version = package.removeprefix("linux-image-")
-    names = [
-        package,
-        f"linux-headers-{version}",
-        f"linux-headers-{version.removesuffix('-cloud-amd64')}-common",
-    ]
-    _run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *names], cwd=debs)
-    for deb in debs.glob("*.deb"):
-        place = work / "kernel-tree" if deb.name.startswith("linux-image") else work / "headers-tree"
-        _run(["dpkg", "-x", str(deb), str(place)])
+    version = release_of("linux-image-cloud-amd64")
+    fetch(version, work)
     _run(["cp", "-a", f"{work}/headers-tree/usr/src/.", f"{work}/rootfs/usr/src/"])
     # Modules for machines; bcc must find the headers by itself, so the build links are left out.
     modules = work / "kernel-tree/lib/modules"
@@ -169,7 +157,6 @@ def _kernel(work: Path) -> str:
         link = work / "rootfs/usr/lib/modules" / version / name
         link.unlink(missing_ok=True)
     _run(["chroot", str(work / "rootfs"), "depmod", version])
-    shutil.rmtree(debs)
     shutil.rmtree(work / "headers-tree")
     return version
 

@@ -13,6 +13,7 @@ from lab import containers, machines
 from lab.containers import sh
 from lab.host import Host
 from lab.image import SUITE, cache_dir, image
+from lab.kernels import another
 
 PROXY = "ip netns exec {ns} bash -c 'exec 3<>/dev/tcp/%h/%p; cat <&3 & cat >&3; kill $!'"
 STARTERS = {"container": containers.start, "vm": machines.start}
@@ -132,6 +133,15 @@ class Lab:
             host.run("systemctl reboot", check=False, timeout=10)
         self.wait(host, "test ! -e /run/lab-before-reboot")
 
+    def pull_cable(self, host: Host) -> None:
+        """Cut a host off; nobody reaches it, the controller neither."""
+        host.hang_up()
+        sh("ip", "-n", self.bridge_ns, "link", "set", f"p{host.index}", "down")
+
+    def plug_cable(self, host: Host) -> None:
+        """The wire is there again; whether the host answers is not awaited."""
+        sh("ip", "-n", self.bridge_ns, "link", "set", f"p{host.index}", "up")
+
     def cut_power(self, host: Host) -> None:
         """Kill a machine where it stands; its disk stays as it is at that moment."""
         host.hang_up()
@@ -141,6 +151,17 @@ class Lab:
         """Boot a machine whose power was cut, and wait until it answers."""
         machines.start(self.image, self.state, self.name, host.index, self.bridge_ns)
         self.wait(host)
+
+    def install_kernel(self, host: Host, release: str) -> None:
+        """As its package would: modules and headers onto a machine's disk, and its next start takes it."""
+        trees = another(self.image, release)
+        for tree, folder in (("kernel-tree", "lib/modules"), ("headers-tree", "usr/src")):
+            pack = ["tar", "-C", str(trees / tree), "-cf", "-", "--exclude=build", "--exclude=source", folder]
+            with subprocess.Popen(pack, stdout=subprocess.PIPE) as packing:
+                unpack = [*host.ssh_command(), "tar -C / --keep-directory-symlink -xf -"]
+                subprocess.run(unpack, stdin=packing.stdout, check=True, timeout=600)
+        host.run(f"depmod {release}; sync", timeout=600)
+        (self.state / str(host.index) / machines.KERNEL).write_text(release)
 
     def power_off(self, host: Host) -> None:
         """Take a host away for good."""

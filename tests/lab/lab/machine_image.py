@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.containers import sh
+from lab.kernels import another
 
-# Debian's cloud kernel has ext4 built in, virtio not. In the order of their dependencies.
+# Debian's cloud kernel has ext4 built in, and the later it is the more of these. In order of dependencies.
 MODULES = (
     "virtio_ring",
     "virtio",
@@ -58,19 +59,20 @@ class MachineImage:
     disk: Path
 
 
-def machine_image(image: Path) -> MachineImage:
-    """The files beside the rootfs of image, made when they are not there."""
+def machine_image(image: Path, release: str = "") -> MachineImage:
+    """The files beside the rootfs of image, made when they are not there. release: of another kernel."""
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    version = (image / "kernel").read_text().strip()
-    found = MachineImage(
-        image / f"kernel-tree/boot/vmlinuz-{version}",
-        image / f"machine-{recipe}.initrd",
-        image / f"machine-{recipe}.ext4",
-    )
+    version = release or (image / "kernel").read_text().strip()
     with open(image / "machine.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        trees = another(image, release) if release else image
+        found = MachineImage(
+            trees / f"kernel-tree/boot/vmlinuz-{version}",
+            trees / f"machine-{recipe}.initrd",
+            image / f"machine-{recipe}.ext4",
+        )
         if not found.initrd.exists():
-            _replace(found.initrd, _initrd(image / "kernel-tree", version))
+            _replace(found.initrd, _initrd(trees / "kernel-tree", version))
         if not found.disk.exists():
             print("lab: making the machines' disk (ten seconds, once)", flush=True)
             _make_disk(image / "rootfs", found.disk)
@@ -110,8 +112,12 @@ def _initrd(kernel_tree: Path, version: str) -> bytes:
     parts.append(_entry("init", 0o100755, INIT.encode()))
     parts.append(_entry("bin/busybox", 0o100755, _busybox()))
     parts += [_entry(f"bin/{name}", 0o120777, b"busybox") for name in APPLETS]
+    modules = kernel_tree / "lib/modules" / version
+    built_in = (modules / "modules.builtin").read_text()
     for number, name in enumerate(MODULES):
-        module = next((kernel_tree / "lib/modules" / version).rglob(f"{name}.ko*"))
+        if f"/{name}.ko\n" in built_in:
+            continue
+        module = next(modules.rglob(f"{name}.ko*"))
         data = module.read_bytes()
         if module.suffix == ".xz":
             data = lzma.decompress(data)

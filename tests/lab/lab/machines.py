@@ -21,6 +21,7 @@ from lab.machine_image import machine_image, overlay
 BOOT_SECONDS = 480.0  # a limit; alone on two cores a boot takes 13 s emulated
 # bcc's compiler run peaks at 180 MB; with 384 MB the guest had to drop its page cache for it.
 MEMORY_MB = 512
+KERNEL = "kernel"  # of a machine that boots another kernel than its image's: a file with the release
 # What a boot need not wait for (half of its time under emulation): what a lab needs is loaded on demand.
 MASKED = (
     *(f"modprobe@{name}" for name in ("configfs", "dm_mod", "drm", "efi_pstore", "fuse", "loop")),
@@ -39,7 +40,8 @@ def start(image: Path, state: Path, lab: str, index: int, bridge_ns: str) -> Non
     """Boot one machine; its disk is made when it has none, so a machine that lost power keeps it."""
     folder = state / str(index)
     folder.mkdir(parents=True, exist_ok=True)
-    files = machine_image(image)
+    chosen = folder / KERNEL
+    files = machine_image(image, chosen.read_text() if chosen.exists() else "")
     disk = folder / "disk.qcow2"
     if not disk.exists():
         overlay(files.disk, disk)
