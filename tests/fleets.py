@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import base64
 
-from wardmesh.model.fleetmap import FleetMap, canonical, digest_of, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap, canonical, digest_of
+from wardmesh.model.map_parser import parse_fleet_map
 
 
 def numbered(count: int, groups: int) -> FleetMap:

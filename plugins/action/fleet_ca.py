@@ -41,7 +41,7 @@ class ActionModule(ActionBase):
         return self._loader._vault.decrypt(data) if is_encrypted(data) else data
 
     def _sign(self, arguments, task_vars):
-        from wardmesh.model.fleetmap import parse_fleet_map
+        from wardmesh.model.map_parser import parse_fleet_map
 
         check, now = bool(self._task.check_mode), time.time()
         days = int(arguments.get("days", 180))

@@ -34,7 +34,7 @@ def plan(
     from wardmesh.health.pairs import targets
     from wardmesh.model.config import parse_config
     from wardmesh.model.errors import WardmeshError
-    from wardmesh.model.fleetmap import parse_fleet_map
+    from wardmesh.model.map_parser import parse_fleet_map
     from wardmesh.policy.engine import Engine
     from wardmesh.policy.files import parse_policies
     from wardmesh.policy.passes import between, failsafe_of

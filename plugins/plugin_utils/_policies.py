@@ -41,7 +41,7 @@ def _judge(files: Mapping[str, str], tests: Mapping[str, str], fleet_map: bytes)
     if str(AGENT) not in sys.path:
         sys.path.insert(0, str(AGENT))
     from wardmesh.model.errors import WardmeshError
-    from wardmesh.model.fleetmap import parse_fleet_map
+    from wardmesh.model.map_parser import parse_fleet_map
     from wardmesh.policy.assertions import check_assertions
     from wardmesh.policy.engine import Engine
     from wardmesh.policy.files import parse_policies

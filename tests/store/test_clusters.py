@@ -31,7 +31,8 @@ from wardmesh.discovery.publisher import Publisher
 from wardmesh.discovery.remote import RemoteFollower
 from wardmesh.discovery.settings import Settings
 from wardmesh.model.config import Cluster
-from wardmesh.model.fleetmap import canonical, digest_of, parse_fleet_map
+from wardmesh.model.fleetmap import canonical, digest_of
+from wardmesh.model.map_parser import parse_fleet_map
 
 fakes = load("tests/unit/agent/daemon/fakes.py")
 test_agent = load("tests/store/test_agent.py")

@@ -13,7 +13,8 @@ from wardmesh.cli.state import LIMIT
 from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, Member, check_succession, diff_maps, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap, Member, check_succession, diff_maps
+from wardmesh.model.map_parser import parse_fleet_map
 
 
 def members(fleet: FleetMap | None) -> str:

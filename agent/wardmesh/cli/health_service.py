@@ -30,7 +30,8 @@ from wardmesh.host.netlink import Netlink
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import HealthConfig, parse_config
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.wireguard.mark import OWN_PREFIX
 
 LOOK = 2.0  # seconds between two looks at whether the map has changed

@@ -10,7 +10,7 @@ from wardmesh.discovery.settings import read_settings
 from wardmesh.host.files import read_bytes
 from wardmesh.model.config import parse_config
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import parse_fleet_map
+from wardmesh.model.map_parser import parse_fleet_map
 
 
 def users(args: argparse.Namespace) -> int:

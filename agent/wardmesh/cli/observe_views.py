@@ -13,7 +13,8 @@ from wardmesh.cli.observe import answers, request_of
 from wardmesh.cli.output import emit, paths_of, table
 from wardmesh.host.files import read_bytes
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.observe.aggregate import Sum, Top, graph, pairs, ranked
 from wardmesh.observe.convert import flow_of
 from wardmesh.observe.flow import Flow, Verdict

@@ -15,7 +15,7 @@ import yaml
 from wardmesh.cli.output import emit
 from wardmesh.host.files import read_bytes
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import parse_fleet_map
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.policy.assertions import check_assertions, judge
 from wardmesh.policy.cases import read_cases
 from wardmesh.policy.documents import PolicySet, parse_text, policy_set

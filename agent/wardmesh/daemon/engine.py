@@ -35,22 +35,18 @@ from wardmesh.daemon.log import LOG
 from wardmesh.daemon.machine import Machine, Sight, TunnelLike
 from wardmesh.daemon.second import DEVICE, PEERS, SecondTunnel
 from wardmesh.daemon.sharing import share_map
-from wardmesh.daemon.stages import Memo, Stages
+from wardmesh.daemon.stages import Stages
 from wardmesh.daemon.state import STRICT, ModeState, load_state, save_state
-from wardmesh.datapath.attachment import Device
+from wardmesh.daemon.tunnelling import ALL as TUNNEL_STAGES
+from wardmesh.daemon.tunnelling import Tunnelling
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Member
 from wardmesh.wireguard.events import ADDRESS, LINK, LOST, ROUTE
 from wardmesh.wireguard.liveness import DOWN, PENDING, UP, Liveness
-from wardmesh.wireguard.mark import INTERFACE
-from wardmesh.wireguard.routes import RoutingDesired, addresses_to_look_up, desired_routes, desired_rules
-from wardmesh.wireguard.tunnel import TunnelDesired
 
 SEAL_AFTER = 5.0  # seconds that a new member's tunnel must have been up before only the tunnel counts
 EAGER_FOR = 60.0  # seconds after a change during which handshakes are awaited closely
-RELOOK = 60.0  # seconds until the ways to the peers are looked up even though no event asked for it
-PAUSE = 30.0  # seconds before a missing backend is looked for again
 STATE = "state"  # the stage that writes what the agent remembers
 _MOST_NAMES = 20  # in one log line
 
@@ -75,13 +71,8 @@ class Engine:
         self.firewalling = Firewalling(machine, self.stages)
         self.liveness = Liveness()
         self.second = SecondTunnel(paths, machine, self.stages)
-        self.tunnel: TunnelLike | None = None
+        self.tunnelling = Tunnelling(paths, machine, self.stages, clock)
         self.sight: Sight | None = None
-        self._routing = machine.routing()
-        self._memo = Memo()
-        self._ways: desired.Paths = {}
-        self._ways_of: Mesh | None = None
-        self._relook_at = 0.0
         self._eager_until = 0.0
         self._off: Inputs | None = None
         self.inputs, self.refused = load_or_last_good(paths)
@@ -96,6 +87,11 @@ class Engine:
     def mesh(self) -> Mesh | None:
         """The fleet, None while there is none to build."""
         return self.inputs.mesh
+
+    @property
+    def tunnel(self) -> TunnelLike | None:
+        """The ordinary tunnel; None before its backend is found."""
+        return self.tunnelling.tunnel
 
     def problems(self) -> list[WardmeshError]:
         """Everything that is wrong now, the refused input first."""
@@ -113,7 +109,7 @@ class Engine:
     def _install(self, new: Inputs) -> None:
         """Make these the inputs in force; what depends on them is made anew by the next pass."""
         if new.config.encryption.backend != self.inputs.config.encryption.backend:
-            self.tunnel = None
+            self.tunnelling.forget()
             self.second.forget()
         self.inputs = new
         try:
@@ -155,7 +151,7 @@ class Engine:
     def note(self, kinds: Iterable[str]) -> None:
         """Netlink told of changes of these kinds."""
         if not frozenset(kinds).isdisjoint((LINK, ADDRESS, ROUTE, LOST)):
-            self._relook_at = 0.0
+            self.tunnelling.relook()
 
     def first_pass(self) -> None:
         """The pass after the start. On a host that never had a mesh, an error undoes it and is raised."""
@@ -199,9 +195,10 @@ class Engine:
         config, port = self.inputs.config, self.second.port(mesh, self.inputs.config)
         lines = self.guarding.run(mesh, config, self.effective(), sight, port)
         lines += self.firewalling.before_tunnel(mesh, self.inputs, sight.devices, port)
-        lines += self._keep_tunnel(mesh, sight)
-        lines += self.second.prepare(mesh, config, self._mtu(mesh, sight), present=sight.second)
-        devices = (*sight.devices, *self._tunnel_device(), *self.second.device())
+        lines += self.tunnelling.run(mesh, config, sight, self.liveness.keys(DOWN))
+        mtu = self.tunnelling.mtu(mesh, config, sight)
+        lines += self.second.prepare(mesh, config, mtu, present=sight.second)
+        devices = (*sight.devices, *self.tunnelling.device(), *self.second.device())
         lines += self.firewalling.run(mesh, self.inputs, devices, port)
         if self.tunnel is None or "wireguard" in self.stages.problems:
             return lines
@@ -209,27 +206,22 @@ class Engine:
             lines += self.guarding.run(mesh, config, self.effective(), sight, port)
         lines += self._connect_second(mesh, sight)  # after the look at the handshakes: they say who left it
         lines += self.stages.run("sysctls", sight.names, lambda: self._machine.sysctls(sight.names))
-        lines += self._keep_routes(mesh, sight, self.tunnel.state.ifindex)
+        lines += self._keep_routes(mesh, sight)
         if "routing" in self.stages.problems:
             return lines
         return lines + self.second.finish(mesh, config, self.first_up, self._clock())
 
     def _connect_second(self, mesh: Mesh, sight: Sight) -> list[str]:
         covered = not self.inputs.config.firewall.enabled or self.firewalling.covers(self.second.ifindex)
-        mtu = self._mtu(mesh, sight)
+        mtu = self.tunnelling.mtu(mesh, self.inputs.config, sight)
         return self.second.connect(mesh, self.inputs.config, mtu, self.first_up, covered=covered)
-
-    def _tunnel_device(self) -> tuple[Device, ...]:
-        ifindex = self.tunnel.state.ifindex if self.tunnel is not None else 0
-        return ((ifindex, INTERFACE, False),) if ifindex else ()
 
     def _nothing_to_build(self) -> list[str]:
         """Without a map nothing is touched; when encryption is switched off, what was built goes, once."""
-        self.stages.mend("devices", "guard programs", "guard", "paths", "wireguard backend", "wireguard")
-        self.stages.mend("sysctls", "routing", DEVICE, PEERS)
+        self.stages.mend("devices", "guard programs", "guard", "sysctls", *TUNNEL_STAGES, DEVICE, PEERS)
         if self.inputs.fleet is None or self._off is self.inputs:
             return []
-        self.tunnel = None
+        self.tunnelling.forget()
         self.second.forget()
         self.liveness = Liveness()
         self.guarding.release()
@@ -248,71 +240,12 @@ class Engine:
 
         self.stages.run("devices", configured, act)
 
-    def _mtu(self, mesh: Mesh, sight: Sight) -> int:
-        configured = self.inputs.config.mtu
-        key = (mesh, self._ways, configured, sight.tunnel_mtu)
-        return self._memo.get(
-            "mtu", key, lambda: desired.tunnel_mtu(mesh, self._ways, configured, sight.tunnel_mtu)
-        )
-
-    def _keep_tunnel(self, mesh: Mesh, sight: Sight) -> list[str]:
-        """The WireGuard device with its peers."""
-        self._find_ways(mesh)
-        encryption = self.inputs.config.encryption
-        lost = self.liveness.keys(DOWN)
-        mtu = self._mtu(mesh, sight)
-
-        def choose() -> list[str]:
-            self.tunnel = self.tunnel or self._machine.tunnel(encryption.backend)
-            return []
-
-        def act() -> list[str]:
-            if self.tunnel is None:
-                return []
-            private = self._machine.private_keys().get(mesh.own.key)
-            if private is None:
-                raise WardmeshError(
-                    "the private key is not the one that the fleet map knows",
-                    where=str(self.paths.key),
-                    remedy="run the playbook for this host, so that the registry learns its key",
-                )
-            wanted = TunnelDesired(private, encryption.listen_port, mtu, mesh.peers, mesh.names, lost)
-            return self.tunnel.reconcile(wanted)
-
-        self.stages.run("wireguard backend", encryption.backend, choose, pause=PAUSE)
-        wish = (mesh, mtu, lost, encryption.listen_port, encryption.backend)
-        return self.stages.run("wireguard", wish, act, prefix="wireguard: ")
-
-    def _find_ways(self, mesh: Mesh) -> None:
-        """Ways do not depend on the map: a new one asks only for the addresses that it adds."""
-        due = self._clock() >= self._relook_at
-        if not due and self._ways_of is mesh:
-            return
-
-        def act() -> list[str]:
-            wanted = addresses_to_look_up(mesh.others)
-            asked = wanted if due else [address for address in wanted if address not in self._ways]
-            found = self._machine.paths_to(asked) if asked else {}
-            found = found if due else {**self._ways, **found}
-            if found != self._ways:
-                self._ways = found
-            self._ways_of = mesh
-            self._relook_at = self._clock() + RELOOK if due else self._relook_at
-            return []
-
-        self.stages.run("paths", None, act)
-
-    def _keep_routes(self, mesh: Mesh, sight: Sight, ifindex: int) -> list[str]:
+    def _keep_routes(self, mesh: Mesh, sight: Sight) -> list[str]:
         chosen = desired.members_in_tunnel(mesh, self.effective(), self.is_up)
-        mtu, ways, families = self._mtu(mesh, sight), self._ways, sight.families
-        key = (tuple(member.name for member in chosen), mesh, ways, mtu, families)
-        routes = self._memo.get("routes", key, lambda: desired_routes(chosen, mesh.own, ways, mtu, families))
-        rules = desired_rules(mesh.own.allowed_ips, sight.names, families)
         beside = self.second.ifindex
         carried = [m for m in chosen if beside and self.second.carries(mesh, m, first_up=self.first_up(m))]
-        elsewhere = {network: beside for m in carried for network in m.networks()}
-        wanted = RoutingDesired(ifindex, routes, rules, elsewhere)
-        return self.stages.run("routing", (key, rules, elsewhere), lambda: self._routing.reconcile(wanted))
+        elsewhere = {network: beside for member in carried for network in member.networks()}
+        return self.tunnelling.route(mesh, self.inputs.config, sight, chosen, elsewhere)
 
     # --- handshakes ---
 

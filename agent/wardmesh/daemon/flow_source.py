@@ -26,8 +26,9 @@ from wardmesh.host.files import read_bytes
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap
 from wardmesh.model.identity import identities
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.observe.flow import Direction, FlowEvent
 
 LOG = logging.getLogger("wardmesh")

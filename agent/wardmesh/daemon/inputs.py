@@ -31,12 +31,8 @@ from wardmesh.host.files import read_bytes, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import (
-    FleetMap,
-    Member,
-    check_succession,
-    parse_fleet_map,
-)
+from wardmesh.model.fleetmap import FleetMap, Member, check_succession
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.policy.documents import PolicySet
 from wardmesh.policy.files import parse_policies, policy_digest
 from wardmesh.wireguard.keys import former_keys

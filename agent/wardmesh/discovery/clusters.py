@@ -17,8 +17,9 @@ from typing import Any
 from wardmesh.discovery.settings import Settings, read_settings
 from wardmesh.model.config import Cluster, Config
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import Member, Network, parse_member
+from wardmesh.model.fleetmap import Member, Network
 from wardmesh.model.labels import parse_labels
+from wardmesh.model.map_parser import parse_member
 
 LIST = "clustermesh.config.clusters"
 MOST_CLUSTERS = 255

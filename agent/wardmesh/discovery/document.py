@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from wardmesh.discovery.members import member_document
 from wardmesh.model.config import Cluster
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import Member, canonical, digest_of, parse_member
+from wardmesh.model.fleetmap import Member, canonical, digest_of
+from wardmesh.model.map_parser import parse_member
 
 FORMAT = 1
 T = TypeVar("T")

@@ -16,8 +16,9 @@ from wardmesh.discovery.jsonvalues import reject
 from wardmesh.discovery.records import EXTERNAL, INTERNAL, Node
 from wardmesh.model.config import Cluster
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, Member, parse_member
+from wardmesh.model.fleetmap import FleetMap, Member
 from wardmesh.model.labels import parse_labels
+from wardmesh.model.map_parser import parse_member
 
 FORMAT = "1"
 _PREFIX = "wardmesh.io/"

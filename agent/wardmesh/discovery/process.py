@@ -30,8 +30,9 @@ from wardmesh.host.files import read_bytes, stamp, write_atomic
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Cluster
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, Member, parse_fleet_map, parse_member
+from wardmesh.model.fleetmap import FleetMap, Member
 from wardmesh.model.labels import read_labels
+from wardmesh.model.map_parser import parse_fleet_map, parse_member
 
 _NICE = 5  # the agent's own work comes first
 

@@ -18,7 +18,8 @@ from wardmesh.host.paths import Paths
 from wardmesh.model.certificates import server_name
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.observe.credentials import Stamps, rollout_tls, stamps_of, why_unusable
 from wardmesh.observe.exporter import Exporter
 from wardmesh.observe.flow import FlowEvent, FlowSource, Lost, LostSource

@@ -52,7 +52,7 @@ def _record(number: int, app: str) -> tuple[str, bytes]:
     from wardmesh.discovery.members import node_of
     from wardmesh.discovery.records import write_node
     from wardmesh.model.config import Cluster
-    from wardmesh.model.fleetmap import parse_member
+    from wardmesh.model.map_parser import parse_member
 
     key = base64.b64encode(hashlib.sha256(b"%d" % number).digest()).decode()
     item = {"name": f"h{number}", "key": key, "addresses": [address(number)], "labels": {"app": app}}

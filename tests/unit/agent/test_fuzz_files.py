@@ -20,7 +20,8 @@ from tests.unit.agent.model.test_fleetmap import document as map_document
 from wardmesh.discovery.document import read_discovered, write_discovered
 from wardmesh.model.config import Config, parse_config
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, canonical, digest_of, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap, canonical, digest_of
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.model.schema import KEYS
 from wardmesh.policy.documents import parse_text
 

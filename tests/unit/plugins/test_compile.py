@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.loading import load
 
-from wardmesh.model.fleetmap import parse_fleet_map
+from wardmesh.model.map_parser import parse_fleet_map
 
 compiler = load("plugins/plugin_utils/_compile.py")
 

@@ -11,7 +11,8 @@ import pytest
 from tests.loading import REPO, load
 
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import canonical, digest_of, parse_fleet_map
+from wardmesh.model.fleetmap import canonical, digest_of
+from wardmesh.model.map_parser import parse_fleet_map
 
 compiler = load("plugins/plugin_utils/_compile.py")
 rotation = load("plugins/plugin_utils/_rotation.py")

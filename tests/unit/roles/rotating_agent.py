@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from wardmesh.model.fleetmap import parse_fleet_map
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.wireguard.rotation import phase_of, rotating_with
 
 FOLDER, NAME = Path(os.environ["WARDMESH_TEST_FOLDER"]), os.environ["WARDMESH_TEST_HOST"]

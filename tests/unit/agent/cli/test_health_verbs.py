@@ -17,7 +17,7 @@ from tests.waiting import wait_for
 from wardmesh.api.server import Server
 from wardmesh.cli import health_text, text, tunnel_proof
 from wardmesh.cli import verdicts as verdicts_module
-from wardmesh.cli.doctor_facts import checks_of
+from wardmesh.cli.doctor_answers import checks_of
 from wardmesh.cli.health_service import Health
 from wardmesh.cli.state import health_of
 from wardmesh.cli.tunnel_proof import Look, Prover

@@ -28,7 +28,8 @@ from wardmesh.discovery.learned import write_learned
 from wardmesh.discovery.process import read_order
 from wardmesh.discovery.remote_roll import RemoteRoll
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import FleetMap, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.observe.names import Names
 from wardmesh.policy.engine import Action
 from wardmesh.policy.files import parse_policies

@@ -21,8 +21,8 @@ from wardmesh.discovery.document import Claim, Departed, Discovered, write_disco
 from wardmesh.discovery.process import read_order
 from wardmesh.model.config import Cluster
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import parse_member
 from wardmesh.model.identity import identities
+from wardmesh.model.map_parser import parse_member
 
 fakes = load("tests/unit/agent/daemon/fakes.py")
 

@@ -16,7 +16,7 @@ from wardmesh.daemon.own_keys import own_member, own_public_keys
 from wardmesh.daemon.rotate import activate, report
 from wardmesh.daemon.view import View
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import parse_fleet_map
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.wireguard.keys import public_of
 from wardmesh.wireguard.rotation import QUIET
 

@@ -14,7 +14,7 @@ from wardmesh.discovery.document import Claim, Departed, Discovered, write_disco
 from wardmesh.discovery.members import shortened
 from wardmesh.model.config import Cluster
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import parse_member
+from wardmesh.model.map_parser import parse_member
 from wardmesh.wireguard import keys
 from wardmesh.wireguard.rotation import QUIET
 

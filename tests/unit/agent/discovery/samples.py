@@ -12,7 +12,8 @@ from wardmesh.discovery.keys import node_key
 from wardmesh.discovery.members import node_of
 from wardmesh.discovery.records import write_node
 from wardmesh.model.config import Cluster
-from wardmesh.model.fleetmap import FleetMap, Member, canonical, digest_of, parse_fleet_map, parse_member
+from wardmesh.model.fleetmap import FleetMap, Member, canonical, digest_of
+from wardmesh.model.map_parser import parse_fleet_map, parse_member
 
 CLUSTER = Cluster("c", 7)
 

@@ -18,8 +18,9 @@ from wardmesh.discovery.learned import Learned
 from wardmesh.discovery.members import clusters_document, member_document
 from wardmesh.discovery.remote_roll import RemoteRoll
 from wardmesh.model.config import Cluster
-from wardmesh.model.fleetmap import FleetMap, canonical, digest_of, parse_fleet_map, parse_member
+from wardmesh.model.fleetmap import FleetMap, canonical, digest_of
 from wardmesh.model.identity import REMOTE_NODE, identities, member_labels
+from wardmesh.model.map_parser import parse_fleet_map, parse_member
 
 OWN = fleet(item(1), item(2, allowedIPs=["10.9.0.0/24"]))
 

@@ -16,7 +16,8 @@ from wardmesh.discovery.document import Claim, Departed, Discovered, read_discov
 from wardmesh.discovery.members import member_document
 from wardmesh.discovery.merge import merge
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import canonical, digest_of, parse_fleet_map
+from wardmesh.model.fleetmap import canonical, digest_of
+from wardmesh.model.map_parser import parse_fleet_map
 
 MAP = fleet(item(1, labels={"env": "prod"}), item(2))
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from wardmesh.model.errors import WardmeshError
-from wardmesh.model.fleetmap import canonical, check_succession, diff_maps, digest_of, parse_fleet_map
+from wardmesh.model.fleetmap import canonical, check_succession, diff_maps, digest_of
 from wardmesh.model.identity import identities
+from wardmesh.model.map_parser import parse_fleet_map
 
 
 def key(number: int) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 
 import grpc
 
-from wardmesh.model.fleetmap import FleetMap, canonical, digest_of, parse_fleet_map
+from wardmesh.model.fleetmap import FleetMap, canonical, digest_of
+from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.observe.flow import Direction, Flow, FlowEvent, Kind, TcpFlag, Verdict
 from wardmesh.observe.listen import Gate
 from wardmesh.observe.names import Namer, Names
