@@ -26,8 +26,8 @@ options:
     default: []
   state:
     description:
-      - V(present) adds the files to those on the host, V(replaced) makes them the whole set, V(absent) removes
-        O(names), V(confirmed) keeps what is on trial.
+      - V(present) adds the files to those on the host, V(replaced) makes them the whole set, which must not be
+        empty, V(absent) removes O(names), V(confirmed) keeps what is on trial.
     type: str
     choices: [present, replaced, absent, confirmed]
     default: present
