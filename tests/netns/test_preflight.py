@@ -19,6 +19,8 @@ import pytest
 pytestmark = pytest.mark.netns
 
 ROOT = Path(__file__).parents[2]
+# Where nobody has mounted it, as on a machine without systemd's own mounts.
+BPFFS = "mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def preflight(folder: Path, mounts: str, around: str, args: Mapping[str, Any]) -
     python = folder / "python"
     python.write_text(
         "#!/bin/bash\nexec unshare --mount bash -e -c "
-        + shlex.quote(f'{mounts or ":"}\nexec {around} /usr/bin/python3 "$@"')
+        + shlex.quote(f'{BPFFS}\n{mounts or ":"}\nexec {around} /usr/bin/python3 "$@"')
         + ' python "$@"\n'
     )
     python.chmod(0o755)
