@@ -172,21 +172,9 @@ def watched(crowd: Crowd, path: Path, name: str) -> Iterator[dict[Pair, dict[str
     assert sent > 100 and not [pair for pair, row in denied.items() if row["answered"]]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
-def test_no_fault_leaks_or_opens_and_the_fleet_heals(crowd: Crowd, tmp_path: Path, fault: Fault) -> None:
-    with watched(crowd, tmp_path, fault.name) as allowed, fault.make(crowd.fleet.lab):
-        end = time.monotonic() + fault.hold
-        # Pairs that it does not part go on, from its first second to its last.
-        while time.monotonic() < end:
-            going = functools.partial(crowd.go_on, crowd.told(7001, fault.apart), fault.apart)
-            wait_for(going, "the others go on", pause=0.3)
-    for pair, row in allowed.items():
-        if fault.apart & set(pair):
-            assert row["longest"] > fault.hold / 2, f"{pair} was to be parted, and went on"
-
-
 def test_agents_that_are_stopped_in_the_middle_of_a_rollout(crowd: Crowd, tmp_path: Path) -> None:
     """Everybody gets another label; two agents stop as soon as one has the map. The next run mends that."""
+    # Before the faults: one of them brings maps that no registry knows.
     two, three = crowd.hosts[1:]
     wish = json.dumps({**CONFIG, "wardmesh_labels": {"turn": "stopped"}})
 
@@ -203,3 +191,16 @@ def test_agents_that_are_stopped_in_the_middle_of_a_rollout(crowd: Crowd, tmp_pa
             striking.result(300)
         crowd.fleet.play("site", "-e", wish)
     assert set(changed(crowd.fleet.play("site", "-e", wish)).values()) == {0}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_no_fault_leaks_or_opens_and_the_fleet_heals(crowd: Crowd, tmp_path: Path, fault: Fault) -> None:
+    with watched(crowd, tmp_path, fault.name) as allowed, fault.make(crowd.fleet.lab):
+        end = time.monotonic() + fault.hold
+        # Pairs that it does not part go on, from its first second to its last.
+        while time.monotonic() < end:
+            going = functools.partial(crowd.go_on, crowd.told(7001, fault.apart), fault.apart)
+            wait_for(going, "the others go on", pause=0.3)
+    for pair, row in allowed.items():
+        if fault.apart & set(pair):
+            assert row["longest"] > fault.hold / 2, f"{pair} was to be parted, and went on"
