@@ -186,7 +186,7 @@ def test_what_is_in_force_can_be_looked_at(mesh: Fleet) -> None:
         ([str(identity["node1"])], "80/TCP", "Allow")
     ]
     assert ingress[0]["flows"] >= 1
-    assert ingress[0]["rule"].endswith("web.yaml: web spec.ingress[0]")
+    assert [name.partition("web.yaml: ")[2] for name in ingress[0]["rules"]] == ["web spec.ingress[0]"]
     flows = json.loads(two.run("wardmesh bpf ct list -o json").stdout)["flows"]
     assert any(
         flow["local"] == f"{two.address}:80" and flow["identity"] == identity["node1"] for flow in flows
