@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A line of the kernel's table stands for all peers with the same ports; each may have its own rule for them."""
+"""A line of the kernel's table stands for all peers with the same ports; each may have its own rule."""
 
 from __future__ import annotations
 
