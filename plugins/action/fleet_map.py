@@ -18,6 +18,7 @@ FIELDS = {
     "wardmesh_keepalive": "keepalive",
     "wardmesh_allowed_ips": "allowed_ips",
     "wardmesh_labels": "labels",
+    "wardmesh_ports": "ports",
 }
 
 

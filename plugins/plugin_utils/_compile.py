@@ -14,8 +14,11 @@ import binascii
 import hashlib
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
+
+_PORT_NAME = re.compile(r"^(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*$")  # RFC 6335 §5.1
 
 
 class FleetMapError(Exception):
@@ -70,7 +73,7 @@ def merge(
             entry.pop("own_labels", None)
             if facts["own_labels"]:
                 entry["own_labels"] = facts["own_labels"]
-        for field in ("endpoint", "next_endpoint", "keepalive", "allowed_ips", "labels"):
+        for field in ("endpoint", "next_endpoint", "keepalive", "allowed_ips", "labels", "ports"):
             entry.pop(field, None)
             if facts.get(field):
                 entry[field] = facts[field]
@@ -132,6 +135,7 @@ def wire_member(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         ("endpoint", "endpoint"),
         ("keepalive", "keepalive"),
         ("allowed_ips", "allowedIPs"),
+        ("ports", "ports"),
         ("next_key", "nextKey"),
         ("next_endpoint", "nextEndpoint"),
     ):
@@ -165,6 +169,7 @@ def check(members: list[dict[str, Any]]) -> None:
         if not member.get("addresses"):
             problems.append(f"{name}: no address; set wardmesh_addresses for it")
             continue
+        problems += _port_problems(name, member.get("ports", {}))
         claim("endpoint", member.get("endpoint") or member["addresses"][0], name)
         for text in list(member["addresses"]) + list(member.get("allowedIPs", [])):
             try:
@@ -197,6 +202,22 @@ def _key_problems(what: str, key: Any) -> list[str]:
         return [] if len(base64.b64decode(key, validate=True)) == 32 else [f"{what} is not 32 bytes long"]
     except (binascii.Error, ValueError):
         return [f"{what} is not base64"]
+
+
+def _port_problems(member: str, ports: Any) -> list[str]:
+    """What is wrong with the named ports of a member, as the agent would refuse them."""
+    if not isinstance(ports, Mapping):
+        return [f"{member}: wardmesh_ports is no map of names to numbers"]
+    problems = []
+    for name, number in ports.items():
+        if not isinstance(name, str) or not _PORT_NAME.match(name):
+            problems.append(
+                f"{member}: wardmesh_ports: {name!r} is no name of a port (at most 15 small letters, digits and "
+                "single hyphens)"
+            )
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < 65536:
+            problems.append(f"{member}: wardmesh_ports: {number!r} is no port, 1..65535")
+    return problems
 
 
 def _host_port(member: Mapping[str, Any]) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from tests.waiting import wait_for
 from conftest import Fleet, changed, changed_tasks
 from lab import Host, Lab
 
-CONFIG = '{"wardmesh_config": {"hostFirewall": {"enabled": true}}}'
+CONFIG = '{"wardmesh_config": {"hostFirewall": {"enabled": true}}, "wardmesh_ports": {"web": 80}}'
 SERVER = """
 import socket, threading
 def serve(port):
@@ -141,12 +141,15 @@ def test_a_first_policy_holds_and_cuts_no_connection_that_it_allows(mesh: Fleet)
     assert (good.ask(), bad.ask()) == ("alive", "alive")
     apply(two, WEB.replace("PORT", "80"))
     assert (good.ask(), bad.ask()) == ("alive", "cut")
-    assert matrix(mesh) == {
+    wanted = {
         (name, port, family): name == "node1" and port == 80
         for name in ("node1", "node3")
         for port in (80, 443)
         for family in ("address", "address6")
     }
+    assert matrix(mesh) == wanted
+    apply(two, WEB.replace("PORT", "web"))  # as the inventory calls it
+    assert matrix(mesh) == wanted and good.ask() == "alive"
     good.close()
     bad.close()
 
@@ -183,7 +186,7 @@ def test_what_is_in_force_can_be_looked_at(mesh: Fleet) -> None:
         ([str(identity["node1"])], "80/TCP", "Allow")
     ]
     assert ingress[0]["flows"] >= 1
-    assert ingress[0]["rule"].endswith("web.yaml: web spec.ingress[0]")
+    assert [name.partition("web.yaml: ")[2] for name in ingress[0]["rules"]] == ["web spec.ingress[0]"]
     flows = json.loads(two.run("wardmesh bpf ct list -o json").stdout)["flows"]
     assert any(
         flow["local"] == f"{two.address}:80" and flow["identity"] == identity["node1"] for flow in flows

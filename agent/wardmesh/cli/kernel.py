@@ -9,7 +9,7 @@ from dataclasses import asdict
 from wardmesh.cli.fleet import fleet_in_force
 from wardmesh.cli.local import read_config
 from wardmesh.cli.output import emit, paths_of, table
-from wardmesh.cli.rule_names import RuleNames
+from wardmesh.cli.rule_names import rules_in_force
 from wardmesh.datapath.guard_view import ipcache
 from wardmesh.datapath.open_pinned import firewall_folder, open_firewall, open_guard
 from wardmesh.model.fleetmap import FleetMap
@@ -45,14 +45,14 @@ def ipcache_list(args: argparse.Namespace) -> int:
 
 
 def policy_list(args: argparse.Namespace) -> int:
-    """What the firewall in the kernel says, how many new flows each line decided, and the rule behind it."""
+    """What the firewall in the kernel says, how many new flows each line decided, and the rules behind it."""
     paths = paths_of(args)
     with open_firewall(paths, read_config(paths.config, needed=False)) as wall:
         rows = [asdict(line) for line in wall.policy()]
     fleet = fleet_in_force(paths)
-    names, rules = _names(fleet), RuleNames(paths, fleet)
+    names, rules = _names(fleet), rules_in_force(paths, fleet)
     for row in rows:
-        row["rule"] = rules.of(row["peers"][0], row["direction"], row["ports"])
+        row["rules"] = rules.of(row["peers"], row["direction"], row["ports"])
     lines = [
         (
             row["verdict"],
@@ -60,11 +60,11 @@ def policy_list(args: argparse.Namespace) -> int:
             ",".join(_peer(word, names) for word in row["peers"]),
             row["ports"],
             str(row["flows"]),
-            row["rule"],
+            ", ".join(row["rules"]),
         )
         for row in rows
     ]
-    head = ("POLICY", "DIRECTION", "IDENTITY", "PORT/PROTO", "NEW FLOWS", "RULE")
+    head = ("POLICY", "DIRECTION", "IDENTITY", "PORT/PROTO", "NEW FLOWS", "RULES")
     return emit(args, {"policy": rows}, table(head, lines))
 
 

@@ -44,6 +44,8 @@ def member_document(member: Member) -> dict[str, Any]:
         document["allowedIPs"] = [str(network) for network in member.allowed_ips]
     if member.labels:
         document["labels"] = dict(sorted(member.labels.items()))
+    if member.ports:
+        document["ports"] = dict(sorted(member.ports.items()))
     if member.kubernetes:
         document["kubernetes"] = True
     if member.pods:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +23,8 @@ Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 FORMAT = 1
 DEFAULT_PORT = 51871
+# RFC 6335 §5.1: at most 15 characters, letters, digits and single hyphens, one letter at least.
+PORT_NAME = re.compile(r"^(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*$")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Member:
 
     next_key: the key that is to replace key, "" while it does not rotate; next_endpoint: where the second
     tunnel listens while keys rotate, None for the host of endpoint and the port beside.
+    ports: numbers of the ports that policies may call by name on this host.
     cluster: another one than the map's; the name is CLUSTER/NAME then. kubernetes: a node of Kubernetes, with
     no labels that policy asks for; pods: where its pods have addresses.
     """
@@ -62,6 +66,7 @@ class Member:
     cluster: Cluster | None = None
     kubernetes: bool = False
     pods: tuple[Network, ...] = ()
+    ports: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def second_key(self) -> str:

@@ -15,6 +15,7 @@ from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import (
     DEFAULT_PORT,
     FORMAT,
+    PORT_NAME,
     Address,
     Endpoint,
     FleetMap,
@@ -33,6 +34,7 @@ _KEYS = {
     "keepalive",
     "allowedIPs",
     "labels",
+    "ports",
     "nextKey",
     "nextEndpoint",
 }
@@ -91,6 +93,7 @@ class _Checker:
         labels = item.get("labels", {})
         if not isinstance(labels, dict) or any(not isinstance(value, str) for value in labels.values()):
             self._fail(f"{path}.labels", "expected a map of strings")
+        ports = self._ports(f"{path}.ports", item.get("ports", {}))
         if len(self.problems) > before or endpoint is None:
             return None
         kubernetes = item.get("kubernetes", False) is True
@@ -107,6 +110,7 @@ class _Checker:
             cluster,
             kubernetes,
             pods,
+            ports,
         )
 
     def _key(self, path: str, name: str, value: Any) -> str:
@@ -153,6 +157,19 @@ class _Checker:
                 return None
         self._claim("endpoint", str(endpoint), name, path)
         return endpoint
+
+    def _ports(self, path: str, value: Any) -> dict[str, int]:
+        if not isinstance(value, dict):
+            self._fail(path, "expected a map of names to numbers")
+            return {}
+        for name, number in value.items():
+            if not PORT_NAME.match(name):
+                self._fail(
+                    f"{path}.{name}", "a port's name has at most 15 small letters, digits and single hyphens"
+                )
+            if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < 65536:
+                self._fail(f"{path}.{name}", f"{number!r} is no port, 1..65535")
+        return dict(value)
 
     def _networks(self, path: str, value: Any) -> tuple[Network, ...]:
         found: list[Network] = []

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from wardmesh.model.fleetmap import PORT_NAME
 from wardmesh.policy.l7 import check_l7
 from wardmesh.policy.reading import Place
 
@@ -15,8 +16,6 @@ PROTOCOLS = {"TCP": (TCP,), "UDP": (UDP,), "SCTP": (SCTP,), "ANY": (TCP, UDP, SC
 EXTENDED = ("VRRP", "IGMP", "GRE", "IPIP", "IPV6", "ESP", "AH")
 LAST_PORT = 65535
 MOST_ENTRIES = 40
-# RFC 6335 §5.1: at most 15 characters, letters, digits and single hyphens, one letter at least.
-_NAME = re.compile(r"^(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*$")
 _NUMBER = re.compile(r"^(0[xX][0-9a-fA-F]+|0[oO]?[0-7]*|0[bB][01]+|[1-9][0-9]*)$")
 
 # Names of upstream's pkg/policy/api/icmp.go; the numbers are IANA's.
@@ -151,7 +150,7 @@ def _port(place: Place) -> list[PortRange | NamedPort]:
             place.at("endPort").fail(f"the range ends at {end}, before it begins at {first}")
         last = LAST_PORT if first == 0 and not end else end or first
         return [PortRange(number, first, last) for number in PROTOCOLS[protocol]]
-    if not _NAME.match(text.lower()):
+    if not PORT_NAME.match(text.lower()):
         place.at("port").fail(
             f"unable to parse port: {text!r} is neither a number in 0..{LAST_PORT} nor a port name",
             "names have at most 15 letters, digits and hyphens",

@@ -25,6 +25,7 @@ def endpoints_of(fleet: FleetMap) -> list[Endpoint]:
             (member.cluster or fleet.cluster).name,
             member_labels(member, fleet.cluster.name),
             member.addresses,
+            member.ports,
             subnets=member.allowed_ips,
         )
         for member in fleet.members

@@ -61,6 +61,13 @@ def test_labels_of_the_host_stay_while_it_is_silent_and_the_inventory_decides() 
     assert parse_fleet_map(data, "map").members[0].labels == {}
 
 
+def test_names_of_ports_come_from_the_inventory_and_go_with_it() -> None:
+    registry, data = rollout(compiler.empty_registry(), {"a": facts(1, ports={"web": 80}), "b": facts(2)})
+    assert [member.ports for member in parse_fleet_map(data, "map").members] == [{"web": 80}, {}]
+    _registry, data = rollout(registry, {"a": facts(1), "b": facts(2)})
+    assert parse_fleet_map(data, "map").members[0].ports == {}
+
+
 def test_a_host_that_left_the_inventory_stays_with_a_warning() -> None:
     registry, data = rollout(compiler.empty_registry(), FLEET)
     fewer = {name: FLEET[name] for name in ("a", "b")}
@@ -94,6 +101,9 @@ BROKEN = [
     ("overlap", {"a": facts(1, allowed_ips=["10.0.0.0/24"]), "b": facts(2)}, "overlap"),
     ("no address", {"a": {**facts(1), "addresses": []}}, "no address"),
     ("key length", {"a": {**facts(1), "key": "AAAA"}}, "32 bytes"),
+    ("name of a port", {"a": facts(1, ports={"Web": 80})}, "a: wardmesh_ports: 'Web' is no name"),
+    ("number of a port", {"a": facts(1, ports={"web": "80"})}, "a: wardmesh_ports: '80' is no port"),
+    ("ports as a list", {"a": facts(1, ports=["web"])}, "a: wardmesh_ports is no map"),
 ]
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,19 @@ def test_ten_thousand_rules_mean_in_the_tables_what_they_mean_to_the_engine() ->
         assert (cells >> 2 * number & 3 == fw.ALLOW) == (action is Action.ALLOW)
         opened += action is Action.ALLOW
     assert 60 < opened < 540
+
+
+def test_a_name_is_the_port_that_this_host_calls_so() -> None:
+    """Of two members that both have a port `web`, each one's own number is open, and no other."""
+    held = numbered(3, 3)
+    ports = {"h1": {"web": 8080}, "h2": {"web": 80}}
+    held = replace(held, members=tuple(replace(m, ports=ports.get(m.name, {})) for m in held.members))
+    text = HEAD + "  - toPorts: [{ports: [{port: web, protocol: TCP}]}]\n"
+    engine = engine_of(parse_policies([("web.yaml", text)], "test"), held)
+    peer = engine.universe.place_of(engine.endpoints["h3"].addresses[0])
+    for name, opened in (("h1", {8080}), ("h2", {80}), ("h3", set())):
+        direction = engine.direction(engine.endpoints[name], True)
+        assert {n for n in (80, 8080) if direction.decide(peer, 6, n)[0] is Action.ALLOW} == opened
 
 
 def test_more_classes_of_ports_than_fit_are_refused() -> None:

@@ -83,7 +83,9 @@ def test_numbers_of_the_own_cluster_do_not_change_by_another_one():
 
 def test_the_map_in_force_is_written_and_read_with_its_clusters():
     found, _rows = joined(
-        cluster_of("b", 2, item(11, labels={"a": "b"})), Remote("k8s-a", 71), k8s_a=two_nodes()
+        cluster_of("b", 2, item(11, labels={"a": "b"}, ports={"web": 80})),
+        Remote("k8s-a", 71),
+        k8s_a=two_nodes(),
     )
     document = {
         "format": 1,

@@ -62,6 +62,9 @@ BROKEN = [
     ("host bits in a network", [member(allowedIPs=["10.5.0.1/16"])], "no network"),
     ("loopback", [member(addresses=["127.0.0.1"])], "cannot be a member's address"),
     ("unknown key", [member(colour="red")], "members[0].colour: unknown key"),
+    ("port without a name", [member(ports={"1": 80})], "members[0].ports.1: a port's name has"),
+    ("port beyond the last", [member(ports={"web": 65536})], "members[0].ports.web: 65536 is no port"),
+    ("ports as a list", [member(ports=["web"])], "members[0].ports: expected a map"),
     ("endpoint without port", [member(endpoint="10.0.0.9")], "not ADDRESS:PORT"),
 ]
 
