@@ -112,11 +112,14 @@ class SecondTunnel:
         if old is None or new is None or new.own.name in new.by_themselves:
             return
         late = self.pairs(old) - self.rotating(old)
+        if not late:
+            return
+        again = (late & self.rotating(new)) - new.by_themselves
         before = {member.name: member.second_key for member in old.others}
         names = sorted(
             member.name
             for member in new.others
-            if member.name in (late & self.rotating(new)) - new.by_themselves
+            if member.name in again
             and (before[member.name], old.own.second_key) != (member.second_key, new.own.second_key)
         )
         if names:

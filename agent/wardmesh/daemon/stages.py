@@ -96,5 +96,6 @@ class Memo:
         held = self._held.get(name)
         if held is None or held[0] != key:
             held = (key, make())
-            self._held[name] = held
+        # Of equal keys the newer one stays: next time it is the same object, which is seen at a glance.
+        self._held[name] = (key, held[1])
         return cast("T", held[1])
