@@ -24,13 +24,24 @@ sys.path.insert(0, str(REPO))
 
 SIZES = (200, 1_000, 5_000)
 EVENTS = 4  # of each kind, one after another
+TURNS = 100  # changes of one rule
 RATE, WINDOW = 4.0, 9.0  # changes a second, for so many seconds
 SETTLE, IDLE = 3.0, 5.0  # seconds until the last change is taken in, and without any
 GROUPS, RULES = 50, 100  # values of the label app, and rules that select by it
 STORE = "10.98.0.2"
 CLUSTER, PORT = "c", 2379
 START_LIMIT, EVENT_LIMIT = 240.0, 30.0  # seconds
-CONVERGED, ONE_PEER = 2.0, 1.0  # figures to reach: seconds, milliseconds
+CONVERGED, ONE_PEER, ONE_RULE = 2.0, 1.0, 0.1  # figures to reach: seconds, milliseconds, seconds
+ONE = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: one}
+spec:
+  nodeSelector: {}
+  ingress:
+  - fromEndpoints: [{matchLabels: {app: a1}}]
+    toPorts: [{ports: [{port: "PORT", protocol: TCP}]}]
+"""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -183,6 +194,24 @@ def events(agent: Agent, writer: Any, count: int) -> dict[str, list[float]]:
     return found
 
 
+def rule_changes(agent: Agent) -> list[float]:
+    """Seconds from the word to the agent until its maps hold another rule, one after another, sorted."""
+    from wardmesh.api import client
+    from wardmesh.host.paths import Paths
+
+    paths, found = Paths(agent.root), []
+    for port in range(30_000, 30_000 + TURNS):
+        (paths.policies / "one.yaml").write_text(ONE.replace("PORT", str(port)))
+        begun = time.monotonic()
+        client.call(paths.socket, "POST", "/v1/reload", {}, timeout=EVENT_LIMIT)
+        found.append(time.monotonic() - begun)
+        if not agent.host.call(kernel.admits, port):
+            raise RuntimeError(f"the kernel has no rule for port {port}")
+    (paths.policies / "one.yaml").unlink()
+    client.call(paths.socket, "POST", "/v1/reload", {}, timeout=EVENT_LIMIT)
+    return sorted(found)
+
+
 def over(agent: Agent, writer: Any, seconds: float, rate: float) -> dict[str, float]:
     """A while with so many changes a second: CPU of agent and child, bytes of the store a second."""
     pids = agent.pids()
@@ -207,6 +236,8 @@ def size(agent: Agent, writer: Any, had: int, count: int, say: Callable[[str], N
     say(f"{count:,} members after {started:.1f} s")
     found = events(agent, writer, count)
     say(f"events done: {', '.join(f'{kind} {median(times):.2f}' for kind, times in found.items())}")
+    rule = rule_changes(agent)
+    say(f"one rule: {median(rule):.3f}, the slowest of {TURNS} {rule[-1]:.3f}")
     busy = over(agent, writer, WINDOW, RATE)
     time.sleep(SETTLE)
     still = over(agent, writer, IDLE, 0)
@@ -217,6 +248,7 @@ def size(agent: Agent, writer: Any, had: int, count: int, say: Callable[[str], N
             for kind, times in found.items()
         }
     )
+    figures["one rule, s: median / 99th of a hundred"] = f"{median(rule):.3f} / {rule[98]:.3f}"
     for when, shares in (("with changes", busy), ("without", still)):
         for name in ("agent", "child"):
             figures[f"CPU of the {name} {when}, % of a core"] = f"{100 * shares[name]:.1f}"
@@ -259,6 +291,7 @@ def run(say: Callable[[str], None], sizes: tuple[int, ...] = SIZES) -> Section:
             raise
         finally:
             agent.stop()
+            first.run("ip", "link", "del", "wardmesh_wg0", check=False)  # with it goes wireguard-go
     return section_of(found)
 
 
@@ -270,7 +303,9 @@ def section_of(found: dict[int, dict[str, str]]) -> Section:
         "namespace, a real etcd in another one; the other members are records. The programs are pinned but "
         f"for the first start. One change at a time, {EVENTS} of each kind: seconds from the record's write "
         "until the kernel has it, in the guard's map or as a peer; who leaves is waited for one second by "
-        f"design. With changes: {RATE:g} a second for {WINDOW:g} s. Agent and store share the cores. "
+        "design. One rule: another one in a file of its own, from the word to the agent until its maps hold "
+        "it; a fleet's hosts do that side by side, and how the file comes to them is not in it. "
+        f"With changes: {RATE:g} a second for {WINDOW:g} s. Agent and store share the cores. "
         "`make bench PART=churn`",
         ("figure", *(f"{count:,} members" for count in found)),
     )
@@ -280,6 +315,10 @@ def section_of(found: dict[int, dict[str, str]]) -> Section:
     for kind in ("join, peer", "relabel"):
         value = float(found[last][f"{kind}, s: median / slowest"].split()[-1])
         section.judge(f"{kind} beside {last:,}, the slowest", value, CONVERGED, unit=" s")
+    thousand = found.get(1_000)
+    if thousand is not None:
+        value = float(thousand["one rule, s: median / 99th of a hundred"].split()[-1])
+        section.judge("one rule beside 1,000, the 99th of a hundred", value, ONE_RULE, unit=" s")
     value = float(found[last]["one more peer at the device, ms"])
     section.judge(f"one more peer beside {last:,}", value, ONE_PEER, unit=" ms")
     return section

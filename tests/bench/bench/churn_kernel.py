@@ -118,6 +118,16 @@ def identity(number: int) -> int:
     return int(IPCACHE_VALUE.unpack(value)[0]) if value else 0
 
 
+def admits(port: int) -> bool:
+    """Does the firewall in the kernel let somebody in on this TCP port?"""
+    from wardmesh.datapath.open_pinned import open_firewall
+    from wardmesh.host.paths import Paths
+    from wardmesh.model.config import Config
+
+    with open_firewall(Paths(), Config()) as wall:
+        return any(line.ports == f"{port}/TCP" and line.verdict == "Allow" for line in wall.policy())
+
+
 def peers() -> int:
     """Peers of the device."""
     backend = UserspaceBackend()
