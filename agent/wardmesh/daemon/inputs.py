@@ -112,7 +112,8 @@ def _learned(path: Path, otherwise: bytes | None = None) -> bytes | None:
     try:
         data = read_bytes(path)
         if data is not None:
-            read_discovered(data, str(path))
+            if data != otherwise:
+                read_discovered(data, str(path))
             return data
     except WardmeshError:
         return otherwise
@@ -323,6 +324,9 @@ def load_successor(paths: Paths, current: Inputs) -> Inputs:
     """What lies in /etc, if it may follow what is in force."""
     own_name = current.mesh.own.name if current.mesh else ""
     learned = _learned(paths.discovered, current.discovered_bytes)
+    if _same_fleet(paths, current, own_name, learned):
+        files = read_policies(paths.policies)
+        return replace(current, policies=parse_policies(files, str(paths.policies)), policy_files=files)
     new = load_inputs(paths, paths.config, paths.fleet, paths.policies, own_name, learned, current.learned)
     if new.rolled_out is not None:
         check_succession(current.rolled_out, new.rolled_out, str(paths.fleet))
@@ -334,6 +338,24 @@ def load_successor(paths: Paths, current: Inputs) -> Inputs:
             remedy="run the playbook; to take the host out of the fleet, uninstall the agent",
         )
     return new
+
+
+def _same_fleet(paths: Paths, current: Inputs, own_name: str, learned: bytes | None) -> bool:
+    """Is nothing new but, perhaps, the policies? Another policy then costs nothing that grows with the fleet.
+
+    The keys of this host are checked against the map in any case: they are no part of what is compared.
+    """
+    if current.mesh is None or current.rolled_out is None:
+        return False
+    files = read_bytes(paths.config) or b"", read_bytes(paths.fleet)
+    if files != (current.config_bytes, current.fleet_bytes):
+        return False
+    _fleet, own = check_map(paths, current.config, current.rolled_out, str(paths.fleet), own_name)
+    return (
+        (own.key, own.next_key) == (current.mesh.own.key, current.mesh.own.next_key)
+        and learned in (None, current.discovered_bytes)
+        and _learned_of_clusters(paths, current.remotes, current.learned) == current.learned
+    )
 
 
 def remember(paths: Paths, inputs: Inputs) -> None:

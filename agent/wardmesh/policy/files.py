@@ -8,19 +8,26 @@ import json
 from collections.abc import Iterable
 
 from wardmesh.model.errors import WardmeshError
-from wardmesh.policy.documents import PolicySet, parse_text, policy_set, refuse_later
+from wardmesh.policy.documents import CidrGroup, Policy, PolicySet, parse_text, policy_set, refuse_later
 
 Files = Iterable[tuple[str, str]]
+_read: dict[tuple[str, str], list[Policy | CidrGroup]] = {}  # of the last set, by place and text
 
 
 def parse_policies(files: Files, folder: str) -> PolicySet:
-    """The files as one set that can be enforced; every broken one is told."""
-    found, problems = [], []
+    """The files as one set that can be enforced; every broken one is told. Of two sets in a row mostly one
+    file differs, and the others are not read again."""
+    global _read
+    known = _read  # another thread may look at a set meanwhile
+    read: dict[tuple[str, str], list[Policy | CidrGroup]] = {}
+    problems = []
     for name, text in files:
+        key = f"{folder}/{name}", text
         try:
-            found += parse_text(text, f"{folder}/{name}")
+            read[key] = known.get(key) or parse_text(text, key[0])
         except WardmeshError as error:
             problems.append(error)
+    _read = read
     if len(problems) > 1:
         raise WardmeshError(
             f"{len(problems)} policy files are not valid",
@@ -30,7 +37,7 @@ def parse_policies(files: Files, folder: str) -> PolicySet:
         )
     if problems:
         raise problems[0]
-    held = policy_set(found)
+    held = policy_set([document for documents in read.values() for document in documents])
     refuse_later(held)
     return held
 

@@ -13,7 +13,7 @@ from wardmesh.cli.fleet import fleet_in_force
 from wardmesh.cli.main import main
 from wardmesh.daemon.discovering import order_of
 from wardmesh.daemon.engine import Engine
-from wardmesh.daemon.inputs import load_or_last_good
+from wardmesh.daemon.inputs import load_inputs, load_or_last_good, load_successor
 from wardmesh.daemon.modes import set_mode
 from wardmesh.daemon.view import View
 from wardmesh.datapath.contract import MEMBER, STRICT
@@ -114,6 +114,56 @@ def test_the_same_file_again_is_no_new_map(host):
     host.machine.calls.clear()
     assert engine.rediscover() == []
     assert host.machine.calls == []
+
+
+POLICY = """
+apiVersion: cilium.io/v2
+kind: CiliumClusterwideNetworkPolicy
+metadata: {name: web}
+spec:
+  nodeSelector: {}
+  ingress:
+  - fromEntities: [cluster]
+"""
+
+
+def test_other_policies_leave_the_fleet_as_it_is(host):
+    """The same objects, which are equal to what the files give: they cost nothing that grows with it."""
+    host.learn(claim(3))
+    engine = host.start()
+    host.paths.policies.mkdir(parents=True, exist_ok=True)
+    (host.paths.policies / "web.yaml").write_text(POLICY)
+    new = load_successor(host.paths, engine.inputs)
+    assert new.mesh is engine.mesh and new.fleet is engine.inputs.fleet
+    assert [policy.name for policy in new.policies.policies] == ["web"]
+    data = host.paths.discovered.read_bytes()
+    assert new == load_inputs(
+        host.paths, host.paths.config, host.paths.fleet, host.paths.policies, "node1", data
+    )
+
+
+def test_what_comes_together_with_other_policies_counts_too(host):
+    host.learn(claim(3))
+    engine = host.start()
+    host.paths.policies.mkdir(parents=True, exist_ok=True)
+    (host.paths.policies / "web.yaml").write_text(POLICY)
+    host.learn(claim(3), claim(4))
+    assert "node4" in {member.name for member in load_successor(host.paths, engine.inputs).mesh.others}
+    host.paths.config.write_text(CONFIG + "debug: {enabled: true}\n")
+    assert load_successor(host.paths, engine.inputs).config.log_level == "debug"
+    host.paths.discovered.write_bytes(b"cut sho")
+    assert "node3" in {member.name for member in load_successor(host.paths, engine.inputs).mesh.others}
+    (host.paths.policies / "web.yaml").write_text("")
+    with pytest.raises(WardmeshError, match="no policy"):
+        load_successor(host.paths, engine.inputs)
+
+
+def test_a_key_that_no_map_knows_is_refused_with_other_policies_too(host):
+    engine = host.start()
+    note = host.paths.key.with_suffix(".json")
+    note.write_text(note.read_text().replace(fakes.OWN_KEY, fakes.key_of("other")))
+    with pytest.raises(WardmeshError, match=r"under another key|not in the fleet map"):
+        load_successor(host.paths, engine.inputs)
 
 
 def test_a_sealed_member_whose_lease_is_gone_is_no_peer_and_stays_sealed(host):

@@ -14,6 +14,7 @@ from tests.budget import fuzz
 
 from wardmesh.model.errors import WardmeshError
 from wardmesh.policy.documents import Policy, parse_document, parse_text, policy_set, refuse_later
+from wardmesh.policy.files import parse_policies
 from wardmesh.policy.reading import Place
 from wardmesh.policy.selector import Selector, index_labels, parse_selector
 
@@ -232,6 +233,19 @@ def test_what_comes_later_is_valid_and_refused_by_apply(feature: str) -> None:
     with pytest.raises(WardmeshError, match=feature) as caught:
         refuse_later(held)
     assert "x.yaml: spec." in caught.value.where
+
+
+def test_a_file_that_did_not_change_is_not_read_again() -> None:
+    """Of a set with many files mostly one changes: the documents of the others stay the same objects."""
+    text = (
+        "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: NAME}\n"
+        "spec: {nodeSelector: {}, ingress: [{fromEntities: [cluster]}]}\n"
+    )
+    one, two, other = (text.replace("NAME", name) for name in ("one", "two", "other"))
+    before = parse_policies([("a.yaml", one), ("b.yaml", two)], "set").policies
+    after = parse_policies([("a.yaml", one), ("b.yaml", other)], "set").policies
+    assert after[0] is before[0] and [policy.name for policy in after] == ["one", "other"]
+    assert parse_policies([("a.yaml", one)], "elsewhere").policies[0].source == "elsewhere/a.yaml"
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# app: web\n", "---\n---\n", "kind: List\nitems: []\n"])
