@@ -9,13 +9,17 @@ from contextlib import nullcontext
 
 from wardmesh.daemon.desired import Mesh
 from wardmesh.daemon.figures import Delays
-from wardmesh.daemon.firewall_tables import host_tables
+from wardmesh.daemon.firewall_tables import engine_of, tables_of
 from wardmesh.daemon.inputs import Inputs
 from wardmesh.daemon.machine import FirewallLike, Machine
 from wardmesh.daemon.stages import Stages
 from wardmesh.datapath.attachment import Device
 from wardmesh.datapath.contract import EGRESS, INGRESS
+from wardmesh.datapath.fw_tables import PolicyTables
 from wardmesh.model.config import HEALTH_PORT, Config
+from wardmesh.model.fleetmap import FleetMap
+from wardmesh.policy.documents import PolicySet
+from wardmesh.policy.engine import Engine
 
 PAUSE = 30.0  # seconds before a failed compiler run is tried again
 PROGRAMS, POLICY, OFF = "firewall programs", "firewall", "firewall removal"
@@ -51,6 +55,7 @@ class Firewalling:
         self._attached: tuple[Device, ...] = ()
         self._second_port = 0
         self._off = False
+        self._judged: tuple[FleetMap | None, Engine | None] = None, None
         self.revision = 0
         self.delays = Delays(time.monotonic)  # from the wish for another policy set to its last map entry
 
@@ -120,13 +125,20 @@ class Firewalling:
         if self._written is not None and self._written == key:
             return []
         config = inputs.config
-        tables = host_tables(inputs.policies, mesh.fleet, mesh.own.name, mesh.numbers)
+        tables = self._tables(mesh, inputs.policies)
         wall.set_failsafe(*failsafe_of(config))
         wall.set_audit(config.firewall.audit)
         self.revision = wall.set_policy(tables)
         self._written = key
         count = len(inputs.policies.policies)
         return [f"firewall: revision {self.revision}: {count} policies, {len(tables.peers)} peers"]
+
+    def _tables(self, mesh: Mesh, policies: PolicySet) -> PolicyTables:
+        """Of one fleet under many sets: what is known of its members is made once."""
+        fleet, engine = self._judged
+        engine = engine.under(policies) if engine and fleet is mesh.fleet else engine_of(policies, mesh.fleet)
+        self._judged = mesh.fleet, engine
+        return tables_of(engine, engine.endpoints[mesh.own.name], mesh.numbers)
 
     def _switch_off(self, wall: FirewallLike) -> list[str]:
         self._stages.mend(PROGRAMS, POLICY)

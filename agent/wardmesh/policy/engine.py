@@ -87,12 +87,27 @@ def prefixes(policies: PolicySet) -> set[Network]:
 class Engine:
     """A policy set over a fleet. cluster: the own one, for the entity of that name."""
 
-    def __init__(self, policies: PolicySet, endpoints: Iterable[Endpoint], cluster: str) -> None:
+    def __init__(
+        self,
+        policies: PolicySet,
+        endpoints: Iterable[Endpoint],
+        cluster: str,
+        universe: Universe | None = None,
+    ) -> None:
+        """universe: of the same endpoints and prefixes, where there is one already."""
         self.policies = policies
         self.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
-        self.universe = Universe(self.endpoints.values(), cluster, sorted(prefixes(policies), key=_order))
+        self.universe = universe or Universe(
+            self.endpoints.values(), cluster, sorted(prefixes(policies), key=_order)
+        )
         self._groups = [(group, index_labels(group.labels)) for group in policies.groups]
         self._sets: dict[tuple[object, ...], int] = {}
+
+    def under(self, policies: PolicySet) -> Engine:
+        """The same fleet under other policies: its entries are made anew only for other prefixes."""
+        same = prefixes(policies) == prefixes(self.policies)
+        universe = self.universe if same else None
+        return Engine(policies, self.endpoints.values(), self.universe.cluster, universe)
 
     # --- whom an item speaks about ---
 

@@ -51,6 +51,24 @@ def test_ten_thousand_rules_mean_in_the_tables_what_they_mean_to_the_engine() ->
     assert 60 < opened < 540
 
 
+def test_what_is_known_of_the_fleet_serves_the_next_set_of_policies_too() -> None:
+    """As if it were made anew, whether the next set names prefixes, others or none."""
+    held = numbered(40, 7)
+    blocks = ("", "10.0.0.0/28", "192.0.2.0/24", "192.0.2.0/24")
+    before = None
+    for turn, block in enumerate(blocks):
+        text = HEAD + rule(turn, 2000 + turn) + (f"  - fromCIDR: [{block}]\n" if block else "")
+        policies = parse_policies([("some.yaml", text)], "test")
+        fresh = engine_of(policies, held)
+        engine = before.under(policies) if before else fresh
+        assert tables_of(engine, engine.endpoints["h1"], identities(held)) == tables_of(
+            fresh, fresh.endpoints["h1"], identities(held)
+        )
+        if turn == len(blocks) - 1:
+            assert engine.universe is before.universe
+        before = engine
+
+
 def test_a_name_is_the_port_that_this_host_calls_so() -> None:
     """Of two members that both have a port `web`, each one's own number is open, and no other."""
     held = numbered(3, 3)
