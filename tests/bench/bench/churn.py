@@ -304,7 +304,7 @@ def section_of(found: dict[int, dict[str, str]]) -> Section:
         f"for the first start. One change at a time, {EVENTS} of each kind: seconds from the record's write "
         "until the kernel has it, in the guard's map or as a peer; who leaves is waited for one second by "
         "design. One rule: another one in a file of its own, from the word to the agent until its maps hold "
-        f"it, {TURNS} times; a fleet's hosts do that side by side, and how the file comes to them is not in it. "
+        f"it, {TURNS} times; a fleet's hosts do that side by side; how the file comes to them is not in it. "
         f"With changes: {RATE:g} a second for {WINDOW:g} s. Agent and store share the cores. "
         "`make bench PART=churn`",
         ("figure", *(f"{count:,} members" for count in found)),
