@@ -7,6 +7,8 @@ Two emulated machines with a kernel of their own; each test takes minutes (make 
 from __future__ import annotations
 
 import functools
+import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -163,6 +165,39 @@ def test_a_clock_that_jumps_a_day_parts_nobody_for_good(machines: Fleet, tmp_pat
             two.run("wg set wardmesh_wg0 peer $(wg show wardmesh_wg0 peers) remove")
             whole(machines)
     assert not plain_between(tmp_path / "c.pcap", members(machines))
+
+
+STORE = "http://10.99.0.1:2379"
+
+
+def test_a_store_with_a_wrong_clock_loses_nobody(machines: Fleet, tmp_path: Path) -> None:
+    """It runs on node1, whose clock jumps a day ahead and back. Labels go on to reach the other, and leases
+    outlive their time."""
+    one, two = machines.lab.hosts
+    etcd = shutil.which("etcd")
+    assert etcd is not None
+    one.put(Path(etcd), "/usr/local/bin/etcd", "0755")
+    where = f"--data-dir /root/etcd --listen-client-urls {STORE} --advertise-client-urls {STORE}"
+    one.run(f"systemd-run -q --unit=store etcd {where}")
+    wish = {"wardmesh_config": {"etcd": {"endpoints": [STORE], "lease": "15s"}}}
+    machines.play("site", "-e", json.dumps(wish))
+    with machines.lab.capture(tmp_path / "c.pcap"):
+        for jump in (DAY, -DAY):
+            one.run(f"date -s @$(($(date +%s) + {jump}))")
+            for source, target in ((one, two), (two, one)):
+                label = f"turn={source.name}-{'back' if jump < 0 else 'ahead'}"
+                source.run(f"wardmesh labels add {label}")
+                until(functools.partial(_knows, target, label), f"{target.name} knows {label}", pause=1)
+            time.sleep(20)  # longer than the lease
+            sealed(machines)
+    assert not plain_between(tmp_path / "c.pcap", members(machines))
+    machines.play("site")
+    one.run("systemctl stop store")
+    whole(machines)
+
+
+def _knows(host: Host, label: str) -> bool:
+    return label in host.run("wardmesh identity list", check=False).stdout
 
 
 def test_a_rotation_survives_a_power_cut_and_loses_nothing_when_it_goes_on(
