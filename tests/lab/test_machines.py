@@ -177,7 +177,8 @@ def test_a_store_with_a_wrong_clock_loses_nobody(machines: Fleet, tmp_path: Path
     etcd = shutil.which("etcd")
     assert etcd is not None
     one.put(Path(etcd), "/usr/local/bin/etcd", "0755")
-    where = f"--data-dir /root/etcd --listen-client-urls {STORE} --advertise-client-urls {STORE}"
+    peers = "--listen-peer-urls http://127.0.0.1:2380"  # there is no localhost on lab hosts
+    where = f"--data-dir /root/etcd {peers} --listen-client-urls {STORE} --advertise-client-urls {STORE}"
     one.run(f"systemd-run -q --unit=store etcd {where}")
     wish = {"wardmesh_config": {"etcd": {"endpoints": [STORE], "lease": "15s"}}}
     machines.play("site", "-e", json.dumps(wish))
