@@ -19,7 +19,7 @@ from lab import Lab
 from scenario import Scenario
 
 ROOT = Path(__file__).parents[2]
-HOSTS = {"container": 3, "vm": 3}
+KINDS, HOSTS = ("container", "vm"), 3  # three are the fewest of which one may fail and two still talk
 MACHINES = "vm"  # the scenario of Molecule that makes them
 PLAY_SECONDS = {"container": 600, "vm": 1500}  # limits; an emulated machine takes four minutes for the first
 
@@ -110,8 +110,8 @@ def changed_tasks(done: subprocess.CompletedProcess[str]) -> set[tuple[str, str]
 
 def kinds_for(marks: set[str]) -> list[object]:
     """The kinds of host that a test with these marks runs on, as pytest's parameters."""
-    wanted = marks & set(HOSTS) or set(HOSTS)
-    return [pytest.param(kind, marks=getattr(pytest.mark, kind)) for kind in HOSTS if kind in wanted]
+    wanted = marks & set(KINDS) or set(KINDS)
+    return [pytest.param(kind, marks=getattr(pytest.mark, kind)) for kind in KINDS if kind in wanted]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -128,11 +128,11 @@ def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """Hosts of one kind before any rollout."""
     kind, folder = request.param, tmp_path_factory.mktemp("inventory")
     if kind == "container":
-        made = Fleet(Lab.up(HOSTS[kind], f"test-{kind}", kind), folder)
+        made = Fleet(Lab.up(HOSTS, f"test-{kind}", kind), folder)
         yield made
         made.lab.down()
         return
-    scenario = Scenario(MACHINES, folder, HOSTS[kind])
+    scenario = Scenario(MACHINES, folder, HOSTS)
     scenario.step("create")
     yield Fleet(Lab(f"molecule-{MACHINES}"), folder, scenario=scenario)
     scenario.step("destroy")

@@ -193,12 +193,16 @@ def with_discovered(paths: Paths, inputs: Inputs) -> Inputs:
     before = inputs.mesh.own
     declared = inputs.rolled_out.by_name(before.name) or before
     fleet, own = with_own_keys(paths, inputs.config, inputs.rolled_out, declared)
-    same = (own.key, own.next_key) == (before.key, before.next_key) and learned == inputs.learned
+    same = _same_keys(before, own) and learned == inputs.learned
     if same and data in (None, inputs.discovered_bytes):
         return inputs
     bare = replace(inputs, fleet=fleet, mesh=None, refused=(), joined=())
     made = _with_stores(bare, own, inputs.discovered_bytes if data is None else data, learned)
     return inputs if same and made.discovered_bytes == inputs.discovered_bytes else made
+
+
+def _same_keys(before: Member, now: Member) -> bool:
+    return (now.key, now.next_key) == (before.key, before.next_key)
 
 
 def check_map(
@@ -352,7 +356,7 @@ def _same_fleet(paths: Paths, current: Inputs, own_name: str, learned: bytes | N
         return False
     _fleet, own = check_map(paths, current.config, current.rolled_out, str(paths.fleet), own_name)
     return (
-        (own.key, own.next_key) == (current.mesh.own.key, current.mesh.own.next_key)
+        _same_keys(current.mesh.own, own)
         and learned in (None, current.discovered_bytes)
         and _learned_of_clusters(paths, current.remotes, current.learned) == current.learned
     )

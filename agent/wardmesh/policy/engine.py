@@ -97,16 +97,16 @@ class Engine:
         """universe: of the same endpoints and prefixes, where there is one already."""
         self.policies = policies
         self.endpoints = {endpoint.name: endpoint for endpoint in endpoints}
+        self._prefixes = prefixes(policies)
         self.universe = universe or Universe(
-            self.endpoints.values(), cluster, sorted(prefixes(policies), key=_order)
+            self.endpoints.values(), cluster, sorted(self._prefixes, key=_order)
         )
         self._groups = [(group, index_labels(group.labels)) for group in policies.groups]
         self._sets: dict[tuple[object, ...], int] = {}
 
     def under(self, policies: PolicySet) -> Engine:
         """The same fleet under other policies: its entries are made anew only for other prefixes."""
-        same = prefixes(policies) == prefixes(self.policies)
-        universe = self.universe if same else None
+        universe = self.universe if prefixes(policies) == self._prefixes else None
         return Engine(policies, self.endpoints.values(), self.universe.cluster, universe)
 
     # --- whom an item speaks about ---

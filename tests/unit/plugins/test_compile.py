@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.loading import load
 
+from wardmesh.model.fleetmap import PORT_NAME
 from wardmesh.model.map_parser import parse_fleet_map
 
 compiler = load("plugins/plugin_utils/_compile.py")
@@ -59,6 +60,10 @@ def test_labels_of_the_host_stay_while_it_is_silent_and_the_inventory_decides() 
     assert parse_fleet_map(data, "map").members[0].labels == {"app": "web", "env": "test"}
     registry, data = rollout(registry, {"a": facts(1, own_labels={})})
     assert parse_fleet_map(data, "map").members[0].labels == {}
+
+
+def test_controller_and_agent_mean_the_same_by_the_name_of_a_port() -> None:
+    assert compiler._PORT_NAME.pattern == PORT_NAME.pattern
 
 
 def test_names_of_ports_come_from_the_inventory_and_go_with_it() -> None:
