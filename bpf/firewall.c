@@ -28,6 +28,7 @@
 #include "lib/fw_flows.h"
 #include "lib/fw_work.h"
 #include "lib/fw_icmp.h"
+#include "lib/fw_tunnel.h"
 #include "lib/fw_older.h"
 #include "lib/fw_count.h"
 #include "lib/fw_events.h"
@@ -40,23 +41,6 @@ static __always_inline int wm_fw_unless_enforced(struct wm_fw_work *work, __u32 
 	if (!(state->flags & WM_FW_ENFORCE) || (state->flags & WM_FW_AUDIT))
 		return TC_ACT_UNSPEC;
 	return wm_fw_drop(work, reason);
-}
-
-/* WireGuard's packets. Sent ones carry a mark that needs CAP_NET_ADMIN; received ones are its to check. */
-static __always_inline bool wm_fw_is_tunnel(const struct __sk_buff *skb, const struct wm_packet *packet,
-					    __u32 direction)
-{
-	struct wm_fw_ports *ports;
-	__u32 row = 0;
-
-	if (packet->protocol != IPPROTO_UDP)
-		return false;
-	if (direction == WM_EGRESS)
-		return (skb->mark & WM_MARK_MASK) == WM_MARK;
-	if (packet->l4 != WM_L4_PORTS || !packet->dport)
-		return false;
-	ports = fw_ports.lookup(&row);
-	return ports && (packet->dport == ports->ports[0] || packet->dport == ports->ports[1]);
 }
 
 /* Ports of a later fragment from the first one's note; false when there is none. */
@@ -96,7 +80,7 @@ static __always_inline struct wm_verdict wm_fw_judge(const struct wm_packet *pac
 	verdict.class = wm_fw_class(packet, port, opened, opened != seen, state);
 	verdict.cell = wm_fw_cell(peer.row, verdict.class, opened, state);
 	flow->state &= ~WM_FLOW_FAILSAFE;
-	if (verdict.cell != WM_CELL_ALLOW && wm_fw_is_failsafe(packet, port, opened, peer.identity)) {
+	if (verdict.cell != WM_CELL_ALLOW && wm_fw_is_failsafe(packet, port, opened, peer.identity, state)) {
 		verdict.cell = WM_CELL_ALLOW;
 		flow->state |= WM_FLOW_FAILSAFE;
 	}

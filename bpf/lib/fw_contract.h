@@ -45,12 +45,16 @@
 
 /* The first eight aligned bytes are one store, so a swap of the policy is one. The generation's lowest bit says
  * which half of classes and rows is in force. The seed is random and never changes: who does not know it
- * cannot choose flows that meet in one set of the table. */
+ * cannot choose flows that meet in one set of the table. failsafe has the bit WM_FAILSAFE_BIT(port) for each port
+ * of the failsafe: where it is not set, nothing needs to be looked up. */
 struct wm_fw_state {
 	__u32 generation;
 	__u32 flags;
 	__u64 seed;
+	__u64 failsafe;
 };
+
+#define WM_FAILSAFE_BIT(port) (1ULL << ((port) & 63))
 
 struct wm_fw_ports {
 	__be16 ports[2]; /* WireGuard's */
@@ -182,10 +186,19 @@ struct wm_fw_room {
 	__u64 words[48];
 };
 
-/* How often a cell decided about a new flow. */
+/* How often a cell decided about a new flow: in a hash for all, and before it in a few places of each CPU for the
+ * cells that decide often. What stands there counts for its generation only. */
 struct wm_judged_key {
 	__u8 direction;
 	__u8 half;
 	__u16 class;
 	__u32 row;
+} __attribute__((aligned(8)));
+
+#define WM_RECENT 64
+struct wm_fw_recent {
+	struct wm_judged_key key;
+	__u64 count;
+	__u32 generation;
+	__u32 pad;
 };

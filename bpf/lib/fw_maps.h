@@ -23,6 +23,7 @@ BPF_F_TABLE("array:" WM_MAPS "/flows6", __u32, struct wm_flow6_set, fw_flows6, 1
 BPF_F_TABLE("lru_hash:" WM_MAPS "/fragments", struct wm_fragment_key, struct wm_fragment_ports, fw_fragments,
 	    1, 0);
 BPF_F_TABLE("lru_hash:" WM_MAPS "/judged", struct wm_judged_key, __u64, fw_judged, 1, 0);
+BPF_F_TABLE("percpu_array:" WM_MAPS "/recent", __u32, struct wm_fw_recent, fw_recent, 1, 0);
 BPF_F_TABLE("percpu_array:" WM_MAPS "/locals", __u32, struct wm_fw_local, fw_locals, 1, 0);
 BPF_F_TABLE("percpu_array:" WM_MAPS "/room", __u32, struct wm_fw_room, fw_room, 1, 0);
 BPF_F_TABLE("percpu_array:" WM_MAPS "/metrics", __u32, struct wm_metric, fw_metrics, 1, 0);

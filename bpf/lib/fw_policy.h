@@ -78,28 +78,59 @@ static __always_inline __u8 wm_fw_cell(__u32 row, __u16 class, __u32 direction,
 	       3;
 }
 
-/* For the counters of rules: which cell decided about how many new flows. */
+/* One name of a cell as a word, so that it is compared as one. */
+static __always_inline __u64 wm_judged_word(const struct wm_judged_key *key)
+{
+	return *(const __u64 *)key;
+}
+
+static __always_inline void wm_fw_judged_add(struct wm_judged_key key, __u64 more)
+{
+	__u64 *count = fw_judged.lookup(&key);
+
+	if (count)
+		__sync_fetch_and_add(count, more);
+	else
+		fw_judged.update(&key, &more);
+}
+
+/*
+ * For the counters of rules: which cell decided about how many new flows. Most packets find their cell among this
+ * CPU's recent ones, where one more needs no atomic instruction; the cell that stood there before goes to the hash.
+ * One of another generation is forgotten, because nobody asks for it any more.
+ */
 static __always_inline void wm_fw_judged(__u32 row, __u16 class, __u32 direction, __u32 generation)
 {
 	struct wm_judged_key key = {
 		.direction = direction, .half = generation & 1, .class = class, .row = row
 	};
-	__u64 first = 1, *count = fw_judged.lookup(&key);
+	__u32 place = (row * 7 + class * 2 + direction) & (WM_RECENT - 1);
+	struct wm_fw_recent *recent = fw_recent.lookup(&place);
 
-	if (count)
-		__sync_fetch_and_add(count, 1);
-	else
-		fw_judged.update(&key, &first);
+	if (!recent)
+		return;
+	if (recent->generation == generation) {
+		if (wm_judged_word(&recent->key) == wm_judged_word(&key)) {
+			recent->count++;
+			return;
+		}
+		wm_fw_judged_add(recent->key, recent->count);
+	}
+	recent->key = key;
+	recent->count = 1;
+	recent->generation = generation;
 }
 
 static __always_inline bool wm_fw_is_failsafe(const struct wm_packet *packet, __be16 port, __u32 direction,
-					      __u32 identity)
+					      __u32 identity, const struct wm_fw_state *state)
 {
 	struct wm_fw_failsafe_key key = { .direction = direction,
 					  .protocol = packet->protocol,
 					  .port = port };
 	__u32 *whom;
 
+	if (!(state->failsafe & WM_FAILSAFE_BIT(bpf_ntohs(port))))
+		return false;
 	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP &&
 	    packet->protocol != IPPROTO_SCTP)
 		return false;

@@ -39,7 +39,8 @@ static __always_inline bool wm_quick_flow(struct __sk_buff *skb, __u64 *slot, co
 	return true;
 }
 
-/* In the first set: the slot that is tried first, where most flows are, or the one with the right tag. */
+/* In the first set: the slot that is tried first, where most flows are, the one beside it, which costs no look at the
+ * head, or the one with the right tag. */
 static __always_inline int wm_quick_known4(struct __sk_buff *skb, const __u64 *words, __u8 protocol,
 					   __u32 direction, const struct wm_fw_state *state)
 {
@@ -51,6 +52,8 @@ static __always_inline int wm_quick_known4(struct __sk_buff *skb, const __u64 *w
 		return WM_UNDECIDED;
 	wm_checked(set);
 	if (wm_quick_flow(skb, set->slots + wm_bounded(wm_flow_way(hash)) * WM_SLOT_WORDS4, words,
+			  WM_KEY_WORDS4, protocol, direction, state) ||
+	    wm_quick_flow(skb, set->slots + wm_bounded(wm_flow_way(hash) ^ 1) * WM_SLOT_WORDS4, words,
 			  WM_KEY_WORDS4, protocol, direction, state) ||
 	    wm_quick_flow(skb,
 			  set->slots + wm_bounded(wm_lowest(wm_tagged(&set->head, wm_flow_tag(hash)))) *
@@ -72,6 +75,8 @@ static __always_inline int wm_quick_known6(struct __sk_buff *skb, const __u64 *w
 	wm_checked(set);
 	if (wm_quick_flow(skb, set->slots + wm_bounded(wm_flow_way(hash)) * WM_SLOT_WORDS6, words,
 			  WM_KEY_WORDS6, protocol, direction, state) ||
+	    wm_quick_flow(skb, set->slots + wm_bounded(wm_flow_way(hash) ^ 1) * WM_SLOT_WORDS6, words,
+			  WM_KEY_WORDS6, protocol, direction, state) ||
 	    wm_quick_flow(skb,
 			  set->slots + wm_bounded(wm_lowest(wm_tagged(&set->head, wm_flow_tag(hash)))) *
 					       WM_SLOT_WORDS6,
@@ -80,19 +85,31 @@ static __always_inline int wm_quick_known6(struct __sk_buff *skb, const __u64 *w
 	return WM_UNDECIDED;
 }
 
-/* A SYN, in the work room: dropped where policy denies it, noted where it opens a flow. */
+/*
+ * What may open a flow, in the work room: dropped where policy denies it, noted where it opens one. A SYN opens a
+ * connection whatever is known under its name, so a denied one needs no look at flows; a datagram may be an answer.
+ */
 static __always_inline int wm_quick_open(struct __sk_buff *skb, struct wm_fw_work *work, __u32 direction,
 					 const struct wm_fw_state *state)
 {
 	const struct wm_packet *packet = &work->packet;
 	const __be32 *remote = direction == WM_INGRESS ? packet->src : packet->dst;
 	struct wm_verdict verdict = { .generation = state->generation, .direction = direction };
+	bool datagram = packet->protocol == IPPROTO_UDP;
 	struct wm_fw_peer peer;
 
 	if (direction == WM_EGRESS ? skb->ingress_ifindex != 0
 				   : !wm_local_holds(skb, wm_local_slot(packet->family, packet->dst),
 						     packet->family, packet->dst))
 		return WM_UNDECIDED;
+	if (datagram) {
+		if (wm_fw_is_tunnel(skb, packet, direction))
+			return WM_UNDECIDED;
+		wm_flow_name(packet, direction, state->seed, &work->name);
+		wm_flow_fetch(&work->name);
+		if (wm_flow_find(&work->name))
+			return WM_UNDECIDED;
+	}
 	peer = wm_fw_peer(packet->family, remote, state);
 	verdict.class = wm_fw_class(packet, packet->dport, direction, false, state);
 	verdict.cell = wm_fw_cell(peer.row, verdict.class, direction, state);
@@ -100,74 +117,92 @@ static __always_inline int wm_quick_open(struct __sk_buff *skb, struct wm_fw_wor
 	work->flow.identity = peer.identity;
 	work->flow.row = peer.row;
 	if (verdict.cell == WM_CELL_ALLOW) {
+		if (datagram)
+			return WM_NOTE;
 		wm_flow_name(packet, direction, state->seed, &work->name);
+		wm_flow_fetch(&work->name);
 		return wm_flow_find(&work->name) ? WM_UNDECIDED : WM_NOTE;
 	}
 	if (verdict.cell == WM_CELL_AUDIT ||
-	    wm_fw_is_failsafe(packet, packet->dport, direction, peer.identity))
+	    wm_fw_is_failsafe(packet, packet->dport, direction, peer.identity, state))
 		return WM_UNDECIDED;
 	wm_fw_judged(peer.row, verdict.class, direction, state->generation);
 	return wm_fw_deny(work, verdict.cell);
 }
 
-/* Room for a SYN, unless the whole policy is of a kind that the long way is for. */
-static __always_inline struct wm_fw_work *wm_quick_work(const struct wm_fw_state *state)
+/* Room for what may open a flow, unless the whole policy is of a kind that the long way is for. */
+static __always_inline struct wm_fw_work *wm_quick_work(const struct wm_fw_state *state,
+							const struct wm_quick_transport *header, __u8 family,
+							__u8 protocol)
 {
+	struct wm_fw_work *work;
+
 	if (!(state->flags & WM_FW_ENFORCE) || (state->flags & WM_FW_AUDIT))
 		return NULL;
-	return wm_fw_work();
+	work = wm_fw_work();
+	if (!work)
+		return NULL;
+	work->packet.l4 = WM_L4_PORTS;
+	work->packet.family = family;
+	work->packet.protocol = protocol;
+	work->packet.sport = header->source;
+	work->packet.dport = header->dest;
+	if (protocol == IPPROTO_TCP)
+		work->packet.tcp_flags = header->tcp_flags;
+	return work;
 }
 
-static __always_inline void wm_quick_syn(struct wm_packet *packet, const struct wm_quick_transport *header)
-{
-	packet->l4 = WM_L4_PORTS;
-	packet->protocol = IPPROTO_TCP;
-	packet->sport = header->source;
-	packet->dport = header->dest;
-	packet->tcp_flags = header->tcp_flags;
-}
+/* What a transport header without anything unusual asks for. */
+enum wm_quick_kind {
+	WM_QUICK_NOT,
+	WM_QUICK_KNOWN,
+	WM_QUICK_OPENS,
+	WM_QUICK_EITHER
+};
 
-/* What a transport header without anything unusual asks for: 0 a look-up, 1 an opening, -1 the long way. */
-static __always_inline int wm_quick_kind(const struct wm_quick_transport *header, __u8 protocol)
+static __always_inline enum wm_quick_kind wm_quick_kind(const struct wm_quick_transport *header,
+							__u8 protocol)
 {
 	__u8 flags;
 
 	if (protocol == IPPROTO_UDP)
-		return 0;
+		return WM_QUICK_EITHER;
 	if (protocol != IPPROTO_TCP)
-		return -1;
+		return WM_QUICK_NOT;
 	flags = header->tcp_flags & WM_QUICK_FLAGS;
-	return flags == WM_TCP_ACK ? 0 : flags == WM_TCP_SYN ? 1 : -1;
+	return flags == WM_TCP_ACK ? WM_QUICK_KNOWN : flags == WM_TCP_SYN ? WM_QUICK_OPENS : WM_QUICK_NOT;
 }
 
+/* TC_ACT_UNSPEC for a packet of a known flow, WM_OPENS when the work room holds what may open one. */
 static __always_inline int wm_quick4(struct __sk_buff *skb, const struct iphdr *ip, __u32 direction,
 				     const struct wm_fw_state *state)
 {
 	const struct wm_quick_transport *header = (const void *)(ip + 1);
 	bool in = direction == WM_INGRESS;
 	__u64 words[WM_KEY_WORDS4];
-	int kind;
+	struct wm_fw_work *work;
+	enum wm_quick_kind kind;
 
 	if (ip->frag_off & bpf_htons(WM_IP_OFFSET | WM_IP_MORE))
 		return WM_UNDECIDED;
 	kind = wm_quick_kind(header, ip->protocol);
-	if (kind < 0)
+	if (kind == WM_QUICK_NOT)
 		return WM_UNDECIDED;
-	if (kind) {
-		struct wm_fw_work *work = wm_quick_work(state);
-
-		if (!work)
+	if (kind != WM_QUICK_OPENS) {
+		wm_flow4_words(in ? ip->saddr : ip->daddr, in ? ip->daddr : ip->saddr,
+			       in ? header->source : header->dest, in ? header->dest : header->source,
+			       ip->protocol, words);
+		if (wm_quick_known4(skb, words, ip->protocol, direction, state) == TC_ACT_UNSPEC)
+			return TC_ACT_UNSPEC;
+		if (kind == WM_QUICK_KNOWN)
 			return WM_UNDECIDED;
-		work->packet.family = WM_AF_INET;
-		work->packet.src[0] = ip->saddr;
-		work->packet.dst[0] = ip->daddr;
-		wm_quick_syn(&work->packet, header);
-		return wm_quick_open(skb, work, direction, state);
 	}
-	wm_flow4_words(in ? ip->saddr : ip->daddr, in ? ip->daddr : ip->saddr,
-		       in ? header->source : header->dest, in ? header->dest : header->source, ip->protocol,
-		       words);
-	return wm_quick_known4(skb, words, ip->protocol, direction, state);
+	work = wm_quick_work(state, header, WM_AF_INET, ip->protocol);
+	if (!work)
+		return WM_UNDECIDED;
+	work->packet.src[0] = ip->saddr;
+	work->packet.dst[0] = ip->daddr;
+	return WM_OPENS;
 }
 
 static __always_inline int wm_quick6(struct __sk_buff *skb, const struct ipv6hdr *ip, __u32 direction,
@@ -175,31 +210,32 @@ static __always_inline int wm_quick6(struct __sk_buff *skb, const struct ipv6hdr
 {
 	const struct wm_quick_transport *header = (const void *)(ip + 1);
 	const __be32 *source = ip->saddr.in6_u.u6_addr32, *dest = ip->daddr.in6_u.u6_addr32;
+	enum wm_quick_kind kind = wm_quick_kind(header, ip->nexthdr);
 	bool in = direction == WM_INGRESS;
 	__u64 words[WM_KEY_WORDS6];
-	int kind = wm_quick_kind(header, ip->nexthdr);
+	struct wm_fw_work *work;
 
-	if (kind < 0)
+	if (kind == WM_QUICK_NOT)
 		return WM_UNDECIDED;
-	if (kind) {
-		struct wm_fw_work *work = wm_quick_work(state);
-
-		if (!work)
+	if (kind != WM_QUICK_OPENS) {
+		wm_flow6_words(in ? source : dest, in ? dest : source, in ? header->source : header->dest,
+			       in ? header->dest : header->source, ip->nexthdr, words);
+		if (wm_quick_known6(skb, words, ip->nexthdr, direction, state) == TC_ACT_UNSPEC)
+			return TC_ACT_UNSPEC;
+		if (kind == WM_QUICK_KNOWN)
 			return WM_UNDECIDED;
-		work->packet.family = WM_AF_INET6;
-		__builtin_memcpy(work->packet.src, source, sizeof(work->packet.src));
-		__builtin_memcpy(work->packet.dst, dest, sizeof(work->packet.dst));
-		wm_quick_syn(&work->packet, header);
-		return wm_quick_open(skb, work, direction, state);
 	}
-	wm_flow6_words(in ? source : dest, in ? dest : source, in ? header->source : header->dest,
-		       in ? header->dest : header->source, ip->nexthdr, words);
-	return wm_quick_known6(skb, words, ip->nexthdr, direction, state);
+	work = wm_quick_work(state, header, WM_AF_INET6, ip->nexthdr);
+	if (!work)
+		return WM_UNDECIDED;
+	__builtin_memcpy(work->packet.src, source, sizeof(work->packet.src));
+	__builtin_memcpy(work->packet.dst, dest, sizeof(work->packet.dst));
+	return WM_OPENS;
 }
 
-/* A verdict of tc, or WM_UNDECIDED. */
-static __always_inline int wm_fw_quick(struct __sk_buff *skb, bool l2, __u32 direction,
-				       const struct wm_fw_state *state)
+/* A known flow, or an opening, by the headers; else WM_UNDECIDED. */
+static __always_inline int wm_quick_look(struct __sk_buff *skb, bool l2, __u32 direction,
+					 const struct wm_fw_state *state)
 {
 	const __u8 *end = (void *)(long)skb->data_end, *data = (void *)(long)skb->data;
 	const __u8 *start = data + (l2 ? sizeof(struct ethhdr) : 0);
@@ -215,4 +251,17 @@ static __always_inline int wm_fw_quick(struct __sk_buff *skb, bool l2, __u32 dir
 	if (*start >> 4 == 6 && (!l2 || *type == bpf_htons(ETH_P_IPV6)))
 		return wm_quick6(skb, (const void *)start, direction, state);
 	return WM_UNDECIDED;
+}
+
+/* A verdict of tc, or WM_UNDECIDED. */
+static __always_inline int wm_fw_quick(struct __sk_buff *skb, bool l2, __u32 direction,
+				       const struct wm_fw_state *state)
+{
+	int verdict = wm_quick_look(skb, l2, direction, state);
+	struct wm_fw_work *work;
+
+	if (verdict != WM_OPENS)
+		return verdict;
+	work = wm_fw_at_work();
+	return work ? wm_quick_open(skb, work, direction, state) : WM_UNDECIDED;
 }

@@ -238,6 +238,33 @@ static __always_inline struct wm_flow *wm_flow_find(struct wm_flow_name *name)
 	return wm_flow_found(name);
 }
 
+/* Have the caches fetch the lines that a new flow will most likely be written to, both at once. */
+static __always_inline void wm_flow_fetch(const struct wm_flow_name *name)
+{
+	__u32 index = name->sets[0];
+	const __u64 *slot, *head;
+
+	if (name->family == WM_AF_INET) {
+		struct wm_flow4_set *set = fw_flows4.lookup(&index);
+
+		if (!set)
+			return;
+		wm_checked(set);
+		head = (const __u64 *)set;
+		slot = set->slots + wm_bounded(name->way) * WM_SLOT_WORDS4;
+	} else {
+		struct wm_flow6_set *set = fw_flows6.lookup(&index);
+
+		if (!set)
+			return;
+		wm_checked(set);
+		head = (const __u64 *)set;
+		slot = set->slots + wm_bounded(name->way) * WM_SLOT_WORDS6;
+	}
+	(void)*(volatile const __u64 *)head;
+	(void)*(volatile const __u64 *)slot;
+}
+
 /* How good is a slot for another flow? */
 static __always_inline void wm_weigh(struct wm_flow_head *head, int slot_words, int key_words,
 				     struct wm_flow_name *name, int which, __u32 now)
@@ -261,7 +288,7 @@ static __always_inline void wm_weigh(struct wm_flow_head *head, int slot_words, 
 				__sync_val_compare_and_swap(&head->holds[way], hold, WM_HOLD(tag, until));
 		}
 		if (free) {
-			score = (way - name->way) & (WM_WAYS - 1);
+			score = way ^ name->way; /* the line beside the first one comes next */
 			(*(volatile __u8 *)&name->room[which])++;
 		} else if (!(tag & WM_TAG_ANSWERED)) {
 			score = WM_SCORE_FREE + (until - now); /* the oldest one makes way */

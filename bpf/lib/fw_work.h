@@ -20,6 +20,7 @@ struct wm_fw_work {
 #define WM_NOTE 4      /* passes when its new flow, in the work room, finds a place */
 #define WM_DROP 5      /* is dropped for the reason in the work room */
 #define WM_TELL 6      /* passes, and something about its flow is told */
+#define WM_OPENS 7     /* the work room holds what may open a flow */
 
 /* The work of this packet; NULL never happens, but the verifier cannot know. */
 static __always_inline struct wm_fw_work *wm_fw_at_work(void)

@@ -138,6 +138,13 @@ def test_the_failsafe_comes_before_policy(wall: FirewallBench) -> None:
         assert not wall.passes(INGRESS, to_us(peer, udp(5000, 123)))
 
 
+def test_no_other_port_is_taken_for_one_of_the_failsafe(wall: FirewallBench) -> None:
+    """Those that share a bit of its summary, and their neighbours."""
+    for port in (21, 23, 22 + 64, 22 + 128, 22 + 1024 * 40, 22 << 8):
+        assert not wall.passes(INGRESS, to_us(STRANGER4, tcp(5000, port)))
+        assert not wall.passes(INGRESS, to_us(STRANGER4, udp(5000, port)))
+
+
 @pytest.mark.parametrize(
     ("identity", "member"),
     [(6, False), (255, False), (256, True), (1000, True), (0xFFFFFF, True), (1 << 24, False)],

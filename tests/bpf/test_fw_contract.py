@@ -69,6 +69,7 @@ def _count(name: str) -> int:
         ("WM_FAILSAFE_ALL", fw.FAILSAFE_ALL),
         ("WM_FAILSAFE_MEMBERS", fw.FAILSAFE_MEMBERS),
         ("WM_WAYS", fw.WAYS),
+        ("WM_RECENT", fw.RECENT_ROWS),
         ("WM_TAG_ANSWERED", fw.TAG_ANSWERED),
         ("WM_TAG_BUSY", fw.TAG_BUSY),
         ("WM_FLOW_CLOSING", fw.FLOW_CLOSING),
@@ -102,6 +103,7 @@ def test_numbers(name: str, value: int) -> None:
         ("wm_fw_local", fw.LOCAL.size),
         ("wm_fw_room", fw.ROOM_BYTES),
         ("wm_judged_key", fw.JUDGED_KEY.size),
+        ("wm_fw_recent", fw.RECENT.size),
     ],
 )
 def test_sizes(name: str, size: int) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 
 import pytest
 from tests.bpf.fw_harness import (
@@ -11,10 +12,13 @@ from tests.bpf.fw_harness import (
     FOE4,
     FRIEND4,
     FRIEND6,
+    NOTHING,
     POLICY,
     SELF4,
     SELF6,
     FirewallBench,
+    cells,
+    tables,
 )
 from tests.bpf.harness import LISTEN_PORT
 from tests.bpf.packets import ethernet, ipv4, ipv6
@@ -22,7 +26,7 @@ from tests.bpf.test_firewall import tcp
 
 from wardmesh.datapath import bpfsys, ticks
 from wardmesh.datapath import fw_contract as fw
-from wardmesh.datapath.contract import EGRESS, INGRESS
+from wardmesh.datapath.contract import EGRESS, INGRESS, ROW
 from wardmesh.datapath.flow_table import FlowTable
 from wardmesh.datapath.fw_held import Settings, policy_facts, read_held
 from wardmesh.datapath.fw_view import PinnedFirewall
@@ -69,8 +73,7 @@ def test_connections(wall: FirewallBench) -> None:
 def test_what_the_maps_hold_is_what_was_compiled_until_somebody_changes_it(wall: FirewallBench) -> None:
     wanted = Settings(False, LISTEN_PORT, FAILSAFE, frozenset())
     with opened(wall) as maps:
-        tables, settings = read_held(maps, 256)
-        assert policy_facts(tables, settings) == policy_facts(POLICY, wanted)
+        assert policy_facts(*read_held(maps, 256)) == policy_facts(POLICY, wanted)
         key = ipaddress.ip_address(FRIEND4).packed
         value = bpfsys.map_lookup(maps.maps["peers4"], key, fw.PEER.size)
         assert value is not None
@@ -79,6 +82,38 @@ def test_what_the_maps_hold_is_what_was_compiled_until_somebody_changes_it(wall:
         bpfsys.map_update(maps.maps["peers4"], key, value)
         assert policy_facts(*read_held(maps, 256)) == policy_facts(POLICY, wanted)
     assert set(policy_facts(POLICY, wanted)) - set(without) == {f"peer {FRIEND4}/32"}
+
+
+def test_a_port_of_the_failsafe_without_its_bit_is_none(wall: FirewallBench) -> None:
+    wanted = policy_facts(POLICY, Settings(False, LISTEN_PORT, FAILSAFE, frozenset()))
+    ssh = ethernet(ipv4(FOE4, SELF4, tcp(4000, 22)))
+    with opened(wall) as maps:
+        state = bpfsys.map_lookup(maps.maps["state"], ROW.pack(0), fw.STATE.size)
+        assert state is not None
+        *kept, bits = fw.STATE.unpack(state)
+        assert bits == fw.failsafe_bits({22, 123})
+        bpfsys.map_update(maps.maps["state"], ROW.pack(0), fw.STATE.pack(*kept, bits & ~(1 << 22)))
+        changed, passed = policy_facts(*read_held(maps, 256)), wall.passes(INGRESS, ssh)
+        wall.firewall.set_failsafe(FAILSAFE)
+        assert policy_facts(*read_held(maps, 256)) == wanted
+    assert (changed == wanted, passed, wall.passes(INGRESS, ssh)) == (False, False, True)
+
+
+def test_no_flow_is_lost_when_more_cells_decide_than_a_processor_remembers(wall: FirewallBench) -> None:
+    """Forty groups of peers in turn, allowed and denied: the recent cells change hands all the time."""
+    peers = {
+        f"10.7.0.{n}": (0, 1, 1, 1, 1, 0, 1 + n % 2, *(n >> bit & 1 for bit in range(6))) for n in range(40)
+    }
+    rows = {peer: cells(one, NOTHING) for peer, one in peers.items()}
+    wall.firewall.set_policy(tables(rows, cells(NOTHING, NOTHING)))
+    for source in range(4000, 4003):
+        for peer in peers:
+            assert wall.passes(INGRESS, ethernet(ipv4(peer, SELF4, tcp(source, 80))))
+            wall.passes(INGRESS, ethernet(ipv4(peer, SELF4, tcp(source, 1500))))
+    with opened(wall) as maps:
+        lines = [line for line in maps.policy() if line.flows]
+    assert len(lines) == 2 * len(peers) and {line.flows for line in lines} == {3}
+    assert Counter(line.verdict for line in lines) == {"Allow": 60, "Deny": 20}
 
 
 def test_sizes(wall: FirewallBench) -> None:

@@ -178,7 +178,7 @@ def map_delete_many(fd: int, keys: Iterable[bytes]) -> None:
 
 
 def map_items(fd: int, key_size: int, value_size: int) -> dict[bytes, bytes]:
-    """All entries of a hash or trie."""
+    """All entries of a hash, a trie or an array."""
     try:
         return _items_by_batch(fd, key_size, value_size)
     except OSError as error:

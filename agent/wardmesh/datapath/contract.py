@@ -71,10 +71,10 @@ ROOM_BYTES = 64  # struct wm_room
 # enum bpf_map_type and BPF_F_NO_PREALLOC of linux/bpf.h
 _HASH = 1
 _ARRAY = 2
-_PERCPU_ARRAY = 6
+PERCPU_ARRAY = 6
 _LPM_TRIE = 11
 _NO_PREALLOC = 1
-ARRAYS = (_ARRAY, _PERCPU_ARRAY)  # kinds that are always full
+ARRAYS = (_ARRAY, PERCPU_ARRAY)  # kinds that are always full
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def map_specs(members_max: int) -> tuple[MapSpec, ...]:
         MapSpec("prefix6", _LPM_TRIE, PREFIX_LEN.size + 16, value, room, _NO_PREALLOC),
         MapSpec("exceptions", _HASH, EXCEPTION_KEY.size, 4, MAX_EXCEPTIONS),
         MapSpec("config", _ARRAY, ROW.size, CONFIG.size, 1),
-        MapSpec("metrics", _PERCPU_ARRAY, ROW.size, METRIC.size, METRIC_ROWS),
+        MapSpec("metrics", PERCPU_ARRAY, ROW.size, METRIC.size, METRIC_ROWS),
         MapSpec("watch", _ARRAY, ROW.size, events.WATCH.size, 1),
-        MapSpec("buckets", _PERCPU_ARRAY, ROW.size, events.BUCKET.size, events.BUCKETS),
-        MapSpec("room", _PERCPU_ARRAY, ROW.size, ROOM_BYTES, 1),
+        MapSpec("buckets", PERCPU_ARRAY, ROW.size, events.BUCKET.size, events.BUCKETS),
+        MapSpec("room", PERCPU_ARRAY, ROW.size, ROOM_BYTES, 1),
         MapSpec("events", events.RING, 0, 0, EVENTS_BYTES),
     )
 

@@ -58,7 +58,7 @@ class Firewall:
             fw.contract_hash(peers_max, rows_max, flows_max),
             fw.map_specs(peers_max, rows_max, flows_max),
             fw.PROGRAMS,
-            {"state": fw.STATE.pack(0, 0, secrets.randbits(64))},
+            {"state": fw.STATE.pack(0, 0, secrets.randbits(64), 0)},
             python,
             paths,
             (f"-DWM_FW_ROWS={rows_max}", *_set_flags(flows_max), *_clock_flags()),
@@ -85,16 +85,16 @@ class Firewall:
         """Of the policy in force; 0: none was ever set."""
         return self._state()[0]
 
-    def _state(self) -> tuple[int, int, int]:
+    def _state(self) -> tuple[int, int, int, int]:
         row = bpfsys.map_lookup(self._map("state"), ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
-        generation, flags, seed = fw.STATE.unpack(row)
-        return int(generation), int(flags), int(seed)
+        generation, flags, seed, failsafe = fw.STATE.unpack(row)
+        return int(generation), int(flags), int(seed), int(failsafe)
 
-    def _write_state(self, generation: int, flags: int) -> None:
+    def _write_state(self, generation: int, flags: int, failsafe: int | None = None) -> None:
         before = self._state()
-        if (generation, flags) != before[:2]:
-            row = fw.STATE.pack(generation, flags, before[2])
-            bpfsys.map_update(self._map("state"), ROW.pack(0), row)
+        wanted = (generation, flags, before[2], before[3] if failsafe is None else failsafe)
+        if wanted != before:
+            bpfsys.map_update(self._map("state"), ROW.pack(0), fw.STATE.pack(*wanted))
 
     def set_policy(self, tables: PolicyTables) -> int:
         """Put a policy set in force, at once for every packet; the new generation.
@@ -107,7 +107,7 @@ class Firewall:
                 where="bpf.membersMax",
                 remedy="raise bpf.membersMax, or let rules name fewer networks",
             )
-        generation, flags, _seed = self._state()
+        generation, flags, *_ = self._state()
         step = plan(self._peers(), tables, self._rows_max)
         half, other = (generation + 1) & 1, generation & 1
         self._copy_rows(step, other)
@@ -127,7 +127,7 @@ class Firewall:
 
     def set_audit(self, audit: bool) -> None:
         """Host-wide audit mode: record what would be dropped, drop nothing."""
-        generation, flags, _seed = self._state()
+        generation, flags, *_ = self._state()
         self._write_state(generation, flags & ~fw.STATE_AUDIT | (fw.STATE_AUDIT if audit else 0))
 
     def _peers(self) -> Entries:
@@ -182,12 +182,16 @@ class Firewall:
     ) -> None:
         """What passes before any policy: (direction, protocol, port), for everybody and for members only."""
         rows: dict[bytes, bytes] = {}
+        ports: list[tuple[int, int, int]] = []
         for whom, items in ((fw.FAILSAFE_MEMBERS, members), (fw.FAILSAFE_ALL, wanted)):
             for way, protocol, port in items:
+                ports.append((way, protocol, port))
                 rows[fw.FAILSAFE_KEY.pack(way, protocol, port.to_bytes(2, "big"))] = ROW.pack(whom)
         present = bpfsys.map_items(self._map("failsafe"), fw.FAILSAFE_KEY.size, 4)
         changed = {key: value for key, value in rows.items() if present.get(key) != value}
         bpfsys.map_update_many(self._map("failsafe"), changed)
+        generation, flags, *_ = self._state()
+        self._write_state(generation, flags, fw.failsafe_bits(port for _way, _protocol, port in ports))
         bpfsys.map_delete_many(self._map("failsafe"), [key for key in present if key not in rows])
 
     # --- devices ---

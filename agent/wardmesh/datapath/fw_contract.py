@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from wardmesh.datapath import event_contract as events
@@ -45,7 +45,7 @@ REASONS = {
     181: "Policy denied by denylist",
 }
 
-STATE = struct.Struct("=IIQ")  # generation, flags, seed
+STATE = struct.Struct("=IIQQ")  # generation, flags, seed, failsafe: a bit for each port modulo 64
 PORTS_ROW = struct.Struct("=2s2sI")  # listen port, second listen port
 PEER = struct.Struct("=II")  # identity, row
 CLASS_TABLE_BYTES = 2 * PORTS
@@ -68,6 +68,7 @@ FRAGMENT_KEY = struct.Struct("=16s16sII")
 LOCAL = struct.Struct("=16sIIII")  # address, device, until, family, unused
 EVENTS_BYTES = 4 << 20  # of the ring: thirty-seven thousand events
 JUDGED_KEY = struct.Struct("=BBHI")  # direction, half, class, row
+RECENT = struct.Struct("=BBHIQI4x")  # the same, count, generation
 
 PROGRAMS = ("egress_l2", "egress_l3", "ingress_l2", "ingress_l3")
 # Maps of peers by the place that a network has in the guard's maps, and the sizes of their keys.
@@ -77,6 +78,7 @@ MAX_FAILSAFE = 256
 FAILSAFE_ALL, FAILSAFE_MEMBERS = 1, 2  # for whom
 MAX_FRAGMENTS = 8192
 MAX_JUDGED = 65536
+RECENT_ROWS = 64
 LOCALS = 256
 ROOM_BYTES = 384
 
@@ -106,6 +108,7 @@ def map_specs(peers_max: int, rows_max: int, flows_max: int) -> tuple[MapSpec, .
         MapSpec("flows6", _ARRAY, ROW.size, SET6_BYTES, sets6, _MMAPABLE),
         MapSpec("fragments", _LRU_HASH, FRAGMENT_KEY.size, 4, MAX_FRAGMENTS),
         MapSpec("judged", _LRU_HASH, JUDGED_KEY.size, 8, MAX_JUDGED),
+        MapSpec("recent", _PERCPU_ARRAY, ROW.size, RECENT.size, RECENT_ROWS),
         MapSpec("locals", _PERCPU_ARRAY, ROW.size, LOCAL.size, LOCALS),
         MapSpec("room", _PERCPU_ARRAY, ROW.size, ROOM_BYTES, 1),
         MapSpec("metrics", _PERCPU_ARRAY, ROW.size, METRIC.size, METRIC_ROWS),
@@ -131,7 +134,7 @@ def _power_of_two(least: int) -> int:
 def contract_hash(peers_max: int, rows_max: int, flows_max: int) -> str:
     """Twelve hex digits that change with any layout or size: the name of a generation of maps."""
     keys = (FAILSAFE_KEY, FLOW4_KEY, FLOW6_KEY, FRAGMENT_KEY, JUDGED_KEY)
-    layouts = (STATE, PORTS_ROW, PEER, FLOW, LOCAL, events.WATCH, events.EVENT, *keys)
+    layouts = (STATE, PORTS_ROW, PEER, FLOW, LOCAL, RECENT, events.WATCH, events.EVENT, *keys)
     terms = {
         "maps": [asdict(spec) for spec in map_specs(peers_max, rows_max, flows_max)],
         "layouts": [layout.format for layout in layouts],
@@ -148,6 +151,14 @@ def read_peers(items: Callable[[str], Mapping[bytes, bytes]]) -> dict[Network, t
             identity, row = PEER.unpack(value)
             found[ipcache_network(slot, key)] = (int(identity), int(row))
     return found
+
+
+def failsafe_bits(ports: Iterable[int]) -> int:
+    """The word that says of most ports that they are none of the failsafe's (WM_FAILSAFE_BIT)."""
+    bits = 0
+    for port in ports:
+        bits |= 1 << (port & 63)
+    return bits
 
 
 def class_slot(half: int, direction: int, table: int) -> int:

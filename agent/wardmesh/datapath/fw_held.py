@@ -31,7 +31,7 @@ class Settings:
 def read_held(wall: PinnedFirewall, rows_max: int) -> tuple[PolicyTables, Settings]:
     """Tables and settings in force."""
     raw = bpfsys.map_lookup(wall.maps["state"], ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
-    generation, flags, _seed = fw.STATE.unpack(raw)
+    generation, flags, _seed, failsafe = fw.STATE.unpack(raw)
     half = int(generation) & 1
     known: dict[int, Cells] = {}
 
@@ -49,7 +49,7 @@ def read_held(wall: PinnedFirewall, rows_max: int) -> tuple[PolicyTables, Settin
         cells(fw.ROW_WORLD6),
         bool(flags & fw.STATE_ENFORCE),
     )
-    return tables, _settings(wall, audit=bool(flags & fw.STATE_AUDIT))
+    return tables, _settings(wall, int(failsafe), audit=bool(flags & fw.STATE_AUDIT))
 
 
 def _row(wall: PinnedFirewall, slot: int) -> bytes:
@@ -66,12 +66,14 @@ def _classes(wall: PinnedFirewall, half: int) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _settings(wall: PinnedFirewall, *, audit: bool) -> Settings:
+def _settings(wall: PinnedFirewall, failsafe: int, *, audit: bool) -> Settings:
     row = bpfsys.map_lookup(wall.maps["ports"], ROW.pack(0), fw.PORTS_ROW.size) or bytes(fw.PORTS_ROW.size)
     found: dict[int, set[Failsafe]] = {fw.FAILSAFE_ALL: set(), fw.FAILSAFE_MEMBERS: set()}
     for key, value in wall.items("failsafe").items():
-        way, protocol, port = fw.FAILSAFE_KEY.unpack(key)
-        found.setdefault(ROW.unpack(value)[0], set()).add((way, protocol, int.from_bytes(port, "big")))
+        way, protocol, packed = fw.FAILSAFE_KEY.unpack(key)
+        port = int.from_bytes(packed, "big")
+        if failsafe & fw.failsafe_bits([port]):  # without its bit the programs never ask for it
+            found.setdefault(ROW.unpack(value)[0], set()).add((way, protocol, port))
     return Settings(
         audit,
         int.from_bytes(fw.PORTS_ROW.unpack(row)[0], "big"),

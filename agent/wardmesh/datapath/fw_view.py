@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +67,12 @@ class PinnedFirewall(PinnedMaps):
     def policy(self) -> list[PolicyLine]:
         """Every range of ports that some rule decides about, for each group of peers."""
         raw = bpfsys.map_lookup(self.maps["state"], ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
-        half = int(fw.STATE.unpack(raw)[0]) & 1
+        generation = int(fw.STATE.unpack(raw)[0])
+        half = generation & 1
         groups: dict[int, set[str]] = {row: {name} for row, name in WORLD.items()}
         for identity, row in self.peers().values():
             groups.setdefault(row, set()).add(str(identity))
-        judged = {
-            fw.JUDGED_KEY.unpack(key): int.from_bytes(value, "little")
-            for key, value in self.items("judged").items()
-        }
+        judged = self._judged(generation)
         pieces = self.items("classes")
         lines: list[PolicyLine] = []
         for direction, label in DIRECTIONS.items():
@@ -84,12 +83,23 @@ class PinnedFirewall(PinnedMaps):
                 if cells is None:
                     continue
                 flows = {
-                    place: count
-                    for (way, part, place, peer), count in judged.items()
-                    if (way, part, peer) == (direction, half, row)
+                    place: n for (way, place, peer), n in judged.items() if (way, peer) == (direction, row)
                 }
                 lines += _lines(runs, int.from_bytes(cells, "little"), flows, label, tuple(sorted(names)))
         return lines
+
+    def _judged(self, generation: int) -> Counter[tuple[int, int, int]]:
+        """By (direction, class, row): new flows that this generation's cells decided about."""
+        found: Counter[tuple[int, int, int]] = Counter()
+        for key, value in self.items("judged").items():
+            way, half, place, row = fw.JUDGED_KEY.unpack(key)
+            if half == generation & 1:
+                found[way, place, row] += int.from_bytes(value, "little")
+        for value in self.items("recent").values():
+            for way, _half, place, row, count, of in fw.RECENT.iter_unpack(value):
+                if of == generation:
+                    found[way, place, row] += count
+        return found
 
     # --- connections ---
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from wardmesh.datapath import bpfsys
-from wardmesh.datapath.contract import ARRAYS, DIRECTIONS, METRIC, MapSpec, metric_row
+from wardmesh.datapath.contract import ARRAYS, DIRECTIONS, METRIC, PERCPU_ARRAY, MapSpec, metric_row
 from wardmesh.datapath.guard import Counter, possible_cpus
 from wardmesh.datapath.pins import close_all, open_pins
 from wardmesh.model.errors import WardmeshError
@@ -41,9 +41,10 @@ class PinnedMaps:
         close_all(self.maps)
 
     def items(self, name: str) -> dict[bytes, bytes]:
-        """All entries of a map."""
+        """All entries of a map; of one with values for each CPU, these one behind the other."""
         spec = self.specs[name]
-        return bpfsys.map_items(self.maps[name], spec.key_size, spec.value_size)
+        values = possible_cpus() if spec.kind == PERCPU_ARRAY else 1
+        return bpfsys.map_items(self.maps[name], spec.key_size, spec.value_size * values)
 
     def sizes(self) -> list[tuple[str, int, int]]:
         """Name, entries that are there, entries that fit; arrays are always full, rings have none."""
