@@ -32,7 +32,7 @@ bench: dev ## Run the benchmarks and write docs/benchmarks.md
 	@$(RUN) PYTHONPATH=tests/bench:tests/lab:agent $(PYTHON) -m bench $(PART)
 
 molecule: dev ## Run a Molecule scenario: SCENARIO=default; all: every one on containers
-	@$(RUN) MOLECULE_GLOB='molecule/*/molecule.yml' tools/molecule.sh $(SCENARIO)
+	@$(RUN) tools/molecule.sh $(SCENARIO)
 
 clean: ## Remove what builds and tests left in the checkout
 	rm -rf .build .cache .ansible .mypy_cache .pytest_cache .ruff_cache tests/output

@@ -19,3 +19,13 @@ def wait_for(question: Callable[[], Any], what: str, seconds: float = 60.0, paus
         if time.monotonic() > deadline:
             raise AssertionError(f"did not happen within {seconds:.0f} s: {what}")
         time.sleep(pause)
+
+
+def eventually(question: Callable[[], Any], seconds: float = 60.0) -> bool:
+    """Ask until the answer is true, or the time is over: for a test that asserts it, or its absence, itself."""
+    deadline = time.monotonic() + seconds
+    while not question():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True

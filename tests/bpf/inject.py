@@ -64,7 +64,7 @@ class Injector:
             + _ins(0xBF, 2, 10)
             + _ins(0x07, 2, imm=-4)
             + _call(_LOOKUP)
-            + _ins(0x15, 0, 0, 11, 0)  # never; on to the end
+            + _ins(0x15, 0, 0, 12, 0)  # never; on to the end
             + _ins(0x79, 1, 0)  # r1 = count
             + _ins(0x07, 1, imm=1)
             + _ins(0x7B, 0, 1)

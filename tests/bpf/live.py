@@ -10,12 +10,13 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tests.bpf.harness import SELF4, SELF6, STRICT4, STRICT6
 from tests.bpf.netns import Namespace, ip, set_sysctl
+from tests.waiting import eventually
 
 from wardmesh.datapath.attachment import Device
 
@@ -90,16 +91,6 @@ def receive(sock: socket.socket, timeout: float = _TIMEOUT) -> bytes | None:
     """One datagram, or None after the timeout."""
     ready, _writable, _errors = select.select([sock], [], [], timeout)
     return sock.recv(65535) if ready else None
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 60.0) -> bool:
-    """Poll until it holds."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from tests.bpf.harness import (
     bpf_filesystem,
     network,
 )
-from tests.bpf.live import BEYOND4, Flood, Neighbourhood, eventually, neighbourhood, receive
+from tests.bpf.live import BEYOND4, Flood, Neighbourhood, neighbourhood, receive
 from tests.bpf.netns import ip, set_sysctl, tc
+from tests.waiting import eventually
 
 from wardmesh.datapath import bpfsys, loader
 from wardmesh.datapath.attachment import Attachment

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from etcd_server import until
 from tests.unit.agent.discovery.samples import CLUSTER, member
+from tests.waiting import wait_for
 
 from wardmesh.discovery import follower
 from wardmesh.discovery.follower import Follower
@@ -54,13 +54,13 @@ class Agent:
 
     def knows(self, *numbers: int) -> None:
         names = {f"h{number}" for number in numbers}
-        until(
+        wait_for(
             lambda: set(self.roll.claims) == names,
             f"{self.own.name} knows {names}, it has {set(self.roll.claims)}: {self.state}",
         )
 
     def registered(self) -> None:
-        until(lambda: self.state.registered, f"{self.own.name} is registered: {self.state}")
+        wait_for(lambda: self.state.registered, f"{self.own.name} is registered: {self.state}")
 
     def never_lost(self, *numbers: int) -> bool:
         """Were these members from the moment on that all of them were known?"""

@@ -9,13 +9,12 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.certificates import Authority
+from tests.waiting import wait_for
 
 from wardmesh.discovery.settings import Server, Settings
 
@@ -26,17 +25,6 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def until(holds: Callable[[], Any], what: str, within: float = 20.0) -> Any:
-    """Poll until something holds."""
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        found = holds()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {within} s: {what}")
 
 
 @dataclass
@@ -99,7 +87,7 @@ class Etcd:
         return self
 
     def ready(self) -> None:
-        until(lambda: self._ctl("get", "nothing").returncode == 0, "etcd serves", STARTS_WITHIN)
+        wait_for(lambda: self._ctl("get", "nothing").returncode == 0, "etcd serves", STARTS_WITHIN)
 
     def run(self, member: Member) -> None:
         url = f"{self.scheme}://127.0.0.1:{member.client}"

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 from agents import Agent
-from etcd_server import Etcd, until
+from etcd_server import Etcd
 from tests.loading import load
 from tests.unit.agent.discovery.samples import item, key
+from tests.waiting import wait_for
 
 from wardmesh.cli.store_reports import from_store
 from wardmesh.daemon import discovering, inputs
@@ -68,7 +69,7 @@ class Host:
         return {member.name for member in self.engine.mesh.others}
 
     def has(self, *names: str) -> None:
-        until(lambda: self.peers() == set(names), f"peers {names}, there are {self.peers()}")
+        wait_for(lambda: self.peers() == set(names), f"peers {names}, there are {self.peers()}")
 
     @property
     def process(self) -> int:
@@ -77,7 +78,7 @@ class Host:
         return child.pid
 
     def registered(self) -> None:
-        until(lambda: self.discovering.state.get("registered"), f"registered: {self.discovering.state}")
+        wait_for(lambda: self.discovering.state.get("registered"), f"registered: {self.discovering.state}")
 
 
 @pytest.fixture
@@ -106,11 +107,11 @@ def test_labels_added_by_hand_reach_the_others_and_come_back(host: Host, etcd: E
     other = Agent(3, etcd.settings()).start()
     other.knows(1, 3)
     host.paths.labels.write_bytes(labels_document({"app": "web"}))
-    until(lambda: other.roll.claims["h1"].member.labels == {"app": "web"}, "the label arrives")
-    until(lambda: host.engine.mesh and host.engine.mesh.own.labels == {"app": "web"}, "and counts here")
+    wait_for(lambda: other.roll.claims["h1"].member.labels == {"app": "web"}, "the label arrives")
+    wait_for(lambda: host.engine.mesh and host.engine.mesh.own.labels == {"app": "web"}, "and counts here")
     host.paths.labels.write_text("garbage")
     other.labels = {"app": "db"}
-    until(
+    wait_for(
         lambda: any(m.name == "h3" and m.labels == {"app": "db"} for m in host.engine.mesh.others),
         "the other's label arrives",
     )
@@ -124,7 +125,7 @@ def test_a_record_that_claims_anothers_address_or_key_is_refused(host: Host, etc
         Agent(5, etcd.settings(), key=key(2)).start(),
         Agent(2, etcd.settings(), key=key(6)).start(),
     ]
-    until(lambda: len(host.engine.inputs.refused) == 3, "all are refused")
+    wait_for(lambda: len(host.engine.inputs.refused) == 3, "all are refused")
     assert {item.name for item in host.engine.inputs.refused} == {"h2", "h4", "h5"}
     host.has("h2")
     assert host.engine.mesh is not None
@@ -134,10 +135,10 @@ def test_a_record_that_claims_anothers_address_or_key_is_refused(host: Host, etc
 
 
 def test_a_host_that_runs_the_store_writes_what_other_clusters_read(host: Host, etcd: Etcd) -> None:
-    until(lambda: host.discovering.state.get("publishing"), f"it publishes: {host.discovering.state}")
+    wait_for(lambda: host.discovering.state.get("publishing"), f"it publishes: {host.discovering.state}")
     wanted = {"cilium/state/ip/v1/default/10.0.0.1", "cilium/state/ip/v1/default/10.0.0.2"}
     wanted |= {"cilium/cluster-config/c", "cilium/.heartbeat", "cilium/state/nodes/v1/c/h1"}
-    until(lambda: wanted <= set(etcd.keys()), f"all is there: {etcd.keys()}")
+    wait_for(lambda: wanted <= set(etcd.keys()), f"all is there: {etcd.keys()}")
 
 
 def test_a_process_that_is_killed_is_started_again_and_loses_nobody(host: Host, etcd: Etcd) -> None:
@@ -145,7 +146,7 @@ def test_a_process_that_is_killed_is_started_again_and_loses_nobody(host: Host, 
     host.has("h2", "h3")
     before = host.process
     os.kill(before, signal.SIGKILL)
-    until(lambda: host.discovering._process and host.process != before, "another process")
+    wait_for(lambda: host.discovering._process and host.process != before, "another process")
     host.registered()
     assert host.peers() == {"h2", "h3"}
     fourth = Agent(4, etcd.settings()).start()
@@ -163,7 +164,7 @@ def test_a_start_without_the_store_keeps_who_was_known(host: Host, etcd: Etcd) -
     again.first_pass()
     follower = Discovering(host.paths, lambda: again.inputs, again.rediscover, at_once)
     follower.start()
-    until(lambda: follower.state.get("problem"), "it says that the store is away")
+    wait_for(lambda: follower.state.get("problem"), "it says that the store is away")
     assert {member.name for member in again.mesh.others} == {"h2", "h3"} if again.mesh else False
     follower.close()
     other.end()
@@ -186,7 +187,7 @@ def test_what_a_host_shows_of_itself_is_in_the_store_for_as_long_as_its_lease(ho
     }
     health = health_document({"peers": [row], "counts": {}})
     write_atomic(host.paths.shown, Shown().of(document(Report("h1", parts)), health, 0.0))
-    until(lambda: {state_key("c", f"h{n}") for n in (1, 3)} <= set(states(etcd)), f"both: {states(etcd)}")
+    wait_for(lambda: {state_key("c", f"h{n}") for n in (1, 3)} <= set(states(etcd)), f"both: {states(etcd)}")
     assert host.engine.mesh is not None
     reports, peers = from_store(host.paths, host.engine.mesh.fleet)
     found = {item.host: item for item in judge_all(reports, {})}
@@ -195,7 +196,7 @@ def test_what_a_host_shows_of_itself_is_in_the_store_for_as_long_as_its_lease(ho
     assert host.discovering.state["showing"] == ""
     other.end()
     host.discovering.close()
-    until(lambda: not states(etcd), "they go with the leases")
+    wait_for(lambda: not states(etcd), "they go with the leases")
 
 
 def states(etcd: Etcd) -> list[str]:
@@ -207,6 +208,6 @@ def test_the_process_ends_with_the_agent_and_with_the_configuration(host: Host) 
     pid = host.process
     host.paths.config.write_text("cluster: {name: c, id: 7}\n")
     host.engine.reload()
-    until(lambda: host.discovering._process is None, "no process without a store")
-    until(lambda: not Path(f"/proc/{pid}").exists(), "the process is gone")
+    wait_for(lambda: host.discovering._process is None, "no process without a store")
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the process is gone")
     assert host.peers() == {"h2"}

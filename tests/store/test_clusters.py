@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from etcd_server import Etcd, until
+from etcd_server import Etcd
 from tests.loading import load
 from tests.unit.agent.discovery.kubernetes import K8S, identity, node, node_key, pod
 from tests.unit.agent.discovery.samples import item
+from tests.waiting import wait_for
 
 from wardmesh.daemon import discovering
 from wardmesh.daemon.discovering import Discovering
@@ -126,14 +127,14 @@ def test_the_nodes_of_a_kubernetes_cluster_are_peers_and_its_pods_have_their_ide
     host.has("h2", "k8s-a/node1", "k8s-a/node2")
     allowed = host.engine.mesh.peers[node_key(1)].allowed_ips
     assert {str(network) for network in allowed} == {"192.0.2.1/32", "10.42.1.0/24"}
-    until(lambda: host.flags("10.42.1.5/32") == (FRONTEND, MEMBER), "its pods are known")
+    wait_for(lambda: host.flags("10.42.1.5/32") == (FRONTEND, MEMBER), "its pods are known")
     put(etcd, pod("10.42.1.9", 100, 1, "default/frontend-1"), node(3))
-    until(lambda: host.flags("10.42.1.9/32") == (FRONTEND, MEMBER), "a new pod is known")
+    wait_for(lambda: host.flags("10.42.1.9/32") == (FRONTEND, MEMBER), "a new pod is known")
     host.has("h2", "k8s-a/node1", "k8s-a/node2", "k8s-a/node3")
     etcd.ctl("del", pod("10.42.1.5", 100, 1).key)
     etcd.ctl("del", node(2).key)
     host.has("h2", "k8s-a/node1", "k8s-a/node3")
-    until(lambda: host.flags("10.42.1.5/32") is None, "a pod that ended is nobody")
+    wait_for(lambda: host.flags("10.42.1.5/32") is None, "a pod that ended is nobody")
     row = host.rows()[0]
     assert (row["ready"], row["nodes"], row["addresses"], row["identities"]) == (True, 2, 1, 1)
     assert row["refused"] == 1, "the pod of the node that is gone"
@@ -145,7 +146,9 @@ def test_a_store_that_is_away_keeps_its_cluster_and_comes_back(hosts, etcd: Etcd
     host = hosts({"name": "k8s-a", "address": address(etcd)})
     host.has("h2", "k8s-a/node1", "k8s-a/node2")
     etcd.members[0].end()
-    until(lambda: not host.rows()[0]["connected"] and host.rows()[0]["problems"], "it says that it is away")
+    wait_for(
+        lambda: not host.rows()[0]["connected"] and host.rows()[0]["problems"], "it says that it is away"
+    )
     assert host.peers() == {"h2", "k8s-a/node1", "k8s-a/node2"}
     assert not host.rows()[0]["ready"]
     etcd.run(etcd.members[0])
@@ -167,12 +170,12 @@ def test_a_store_that_was_wiped_is_read_when_it_is_complete_again(hosts, etcd: E
     etcd.ctl(
         "put", cluster_key("k8s-a"), text=json.dumps({"id": 71, "capabilities": {"syncedCanaries": True}})
     )
-    until(
+    wait_for(
         lambda: any("not complete" in text for text in host.rows()[0]["problems"]), "it waits for the signs"
     )
     assert len(host.peers()) == 3
     kubernetes(etcd)
-    until(lambda: host.rows()[0]["ready"], f"it is ready: {host.rows()}")
+    wait_for(lambda: host.rows()[0]["ready"], f"it is ready: {host.rows()}")
     assert len(host.peers()) == 3
 
 
@@ -188,7 +191,7 @@ def test_a_number_that_two_clusters_have_is_refused_on_both_sides(hosts, tmp_pat
         here = hosts({"name": "alien", "address": address(other)})
         there = hosts({"name": "own", "address": address(etcd)}, cluster=Cluster("alien", 7))
         for host, own in ((here, "own"), (there, "alien")):
-            until(lambda host=host: host.rows()[0]["refused"] == 1, f"refused and counted: {host.rows()}")
+            wait_for(lambda host=host: host.rows()[0]["refused"] == 1, f"refused and counted: {host.rows()}")
             row = host.rows()[0]
             assert not row["ready"]
             assert any(f"has id 7, as this host's cluster {own} has" in text for text in row["problems"])
@@ -211,7 +214,7 @@ def test_a_number_other_than_the_configured_one_is_refused_and_what_was_known_st
     again = Discovering(host.paths, lambda: host.engine.inputs, host.engine.rediscover, test_agent.at_once)
     host.discovering = again
     again.start()
-    until(lambda: any("has id 72" in text for text in host.rows()[0]["problems"]), "it is named")
+    wait_for(lambda: any("has id 72" in text for text in host.rows()[0]["problems"]), "it is named")
     assert len(host.peers()) == 3
 
 
@@ -228,14 +231,14 @@ def test_records_that_are_broken_foreign_or_huge_are_named_and_lose_nobody(hosts
         Entry(pod("10.42.1.77", 100, 1).key, b"\x00", 1, 1),
         pod("10.0.0.1", 100, 1),
     )
-    until(
+    wait_for(
         lambda: host.rows()[0]["skipped"] == 4 and host.rows()[0]["refused"] == 2, f"counted: {host.rows()}"
     )
     words = " ".join(host.rows()[0]["problems"])
     assert "address 10.0.0.1 belongs to h1" in words
     assert "cluster 'k8s-a', 7" in words
     assert host.peers() == {"h2", "k8s-a/node1", "k8s-a/node2"}
-    until(lambda: host.flags("10.0.0.1/32")[0] >> 16 == OWN.id, "the own member keeps its address")
+    wait_for(lambda: host.flags("10.0.0.1/32")[0] >> 16 == OWN.id, "the own member keeps its address")
 
 
 def follower(settings: Settings, name: str = "k8s-a") -> RemoteFollower:
@@ -261,11 +264,13 @@ def test_with_tls_and_no_more_rights_than_a_clustermesh_gives(secured: Etcd) -> 
         ("read", "cilium/synced/k8s-a/", True),
     )
     with running(follower(secured.settings("remote"))) as found:
-        until(lambda: found.connected and found.roll and len(found.roll.found().pods) == 2, found.document())
+        wait_for(
+            lambda: found.connected and found.roll and len(found.roll.found().pods) == 2, found.document()
+        )
     stranger = follower(secured.settings("nobody"))
     with running(stranger):
         words = ("PERMISSION", "UNAUTHENTICATED", "FAILED_PRECONDITION")
-        until(lambda: any(word in stranger.problem for word in words), f"refused: {stranger.problem}")
+        wait_for(lambda: any(word in stranger.problem for word in words), f"refused: {stranger.problem}")
 
 
 def test_a_cluster_of_our_own_kind_is_read_as_it_publishes_itself(etcd: Etcd) -> None:
@@ -289,7 +294,7 @@ def test_a_cluster_of_our_own_kind_is_read_as_it_publishes_itself(etcd: Etcd) ->
     for _step in range(3):
         assert publisher.step(store)  # type: ignore[arg-type]
     with running(follower(settings, "c")) as found:
-        until(lambda: found.connected, f"connected: {found.document()}")
+        wait_for(lambda: found.connected, f"connected: {found.document()}")
         assert found.roll is not None
         claimed = found.roll.found().nodes.claims["h1"].member
     store.close()
@@ -303,9 +308,9 @@ def test_a_changed_number_is_noticed_while_connected(etcd: Etcd, monkeypatch: py
     monkeypatch.setattr(remote_module, "LOOK", 0.2)
     kubernetes(etcd)
     with running(follower(etcd.settings())) as found:
-        until(lambda: found.connected, "connected")
+        wait_for(lambda: found.connected, "connected")
         etcd.ctl("put", cluster_key("k8s-a"), text='{"id":7}')
-        until(lambda: "has id 7, as this host's cluster own" in found.problem, "it is refused")
+        wait_for(lambda: "has id 7, as this host's cluster own" in found.problem, "it is refused")
         assert found.refused == 2
         assert found.roll is not None
         assert len(found.roll.nodes.claims) == 2, "what was known stays"

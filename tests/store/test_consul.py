@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from agents import Agent, fleet, follower
 from consul_standin import Standin
-from etcd_server import until
 from tests.certificates import Authority
 from tests.unit.agent.discovery.samples import CLUSTER, entry, member
+from tests.waiting import wait_for
 
 from wardmesh.discovery import consul as client
 from wardmesh.discovery.keys import node_key, nodes_prefix
@@ -48,7 +48,7 @@ def test_labels_changed_on_one_host_reach_all(consul: Standin) -> None:
     with fleet(consul.settings(), 1, 2) as (first, second):
         first.labels = {"app": "db"}
         for agent in (first, second):
-            until(lambda a=agent: a.roll.claims["h1"].member.labels == {"app": "db"}, "the label arrives")
+            wait_for(lambda a=agent: a.roll.claims["h1"].member.labels == {"app": "db"}, "the label arrives")
 
 
 def test_a_host_that_starts_again_takes_its_own_record_over(consul: Standin) -> None:
@@ -63,7 +63,7 @@ def test_a_host_that_starts_again_takes_its_own_record_over(consul: Standin) -> 
 def test_a_name_that_another_host_has_is_not_taken(consul: Standin) -> None:
     with fleet(consul.settings(), 1) as (first,):
         clone = Agent(1, consul.settings(), key=member(9).key).start()
-        until(lambda: "another host" in clone.state.registration, "the clone says so")
+        wait_for(lambda: "another host" in clone.state.registration, "the clone says so")
         assert first.roll.claims["h1"].member.key == member(1).key
         clone.end()
 
@@ -71,11 +71,11 @@ def test_a_name_that_another_host_has_is_not_taken(consul: Standin) -> None:
 def test_a_deleted_record_and_a_lost_session_come_back(consul: Standin) -> None:
     with fleet(consul.settings(), 1, 2) as agents:
         consul.drop(node_key("c", "h1"))
-        until(lambda: len(consul.keys) == 2, "it is there again")
+        wait_for(lambda: len(consul.keys) == 2, "it is there again")
         consul.sessions.clear()
         for row in consul.keys.values():
             row["Session"] = ""
-        until(lambda: len(consul.sessions) == 2, "new sessions")
+        wait_for(lambda: len(consul.sessions) == 2, "new sessions")
         for agent in agents:
             assert agent.never_lost(1, 2)
 
@@ -83,7 +83,7 @@ def test_a_deleted_record_and_a_lost_session_come_back(consul: Standin) -> None:
 def test_a_consul_restored_from_an_empty_backup_loses_nobody(consul: Standin) -> None:
     with fleet(consul.settings(), 1, 2) as agents:
         consul.wipe()
-        until(lambda: len(consul.keys) == 2, "both are registered again")
+        wait_for(lambda: len(consul.keys) == 2, "both are registered again")
         for agent in agents:
             agent.registered()
             assert agent.never_lost(1, 2)
@@ -98,7 +98,7 @@ def test_a_consul_in_trouble_loses_nobody(consul: Standin, how: str, monkeypatch
         else:
             consul.broken = 500
         for agent in agents:
-            until(lambda a=agent: not a.state.connected, "it is noticed")
+            wait_for(lambda a=agent: not a.state.connected, "it is noticed")
             assert set(agent.roll.claims) == {"h1", "h2"}
         consul.broken = 0
         consul.stalled.clear()

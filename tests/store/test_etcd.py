@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from agents import Agent, fleet
-from etcd_server import Etcd, until
+from etcd_server import Etcd
 from tests.unit.agent.discovery.samples import CLUSTER, entry, member
+from tests.waiting import wait_for
 
 from wardmesh.discovery import etcd as client
 from wardmesh.discovery.keys import node_key, nodes_prefix
@@ -35,7 +36,7 @@ def test_labels_changed_on_one_host_reach_all(etcd: Etcd) -> None:
     with fleet(etcd.settings(), 1, 2) as (first, second):
         first.labels = {"app": "db"}
         for agent in (first, second):
-            until(lambda a=agent: a.roll.claims["h1"].member.labels == {"app": "db"}, "the label arrives")
+            wait_for(lambda a=agent: a.roll.claims["h1"].member.labels == {"app": "db"}, "the label arrives")
         assert first.never_lost(1, 2)
 
 
@@ -52,7 +53,7 @@ def test_what_lies_in_the_store_is_in_the_layout_of_cilium(etcd: Etcd) -> None:
 def test_a_deleted_record_comes_back_and_nobody_is_lost(etcd: Etcd) -> None:
     with fleet(etcd.settings(), 1, 2) as agents:
         etcd.ctl("del", "cilium/", "--prefix")
-        until(lambda: len(etcd.keys()) == 2, "both are registered again")
+        wait_for(lambda: len(etcd.keys()) == 2, "both are registered again")
         for agent in agents:
             assert agent.never_lost(1, 2)
 
@@ -61,7 +62,7 @@ def test_a_revoked_lease_is_replaced(etcd: Etcd) -> None:
     with fleet(etcd.settings(), 1, 2) as agents:
         for lease in etcd.ctl("lease", "list").split()[3:]:
             etcd.ctl("lease", "revoke", lease)
-        until(lambda: len(etcd.keys()) == 2, "both are registered again")
+        wait_for(lambda: len(etcd.keys()) == 2, "both are registered again")
         for agent in agents:
             agent.registered()
             assert agent.never_lost(1, 2)
@@ -70,7 +71,7 @@ def test_a_revoked_lease_is_replaced(etcd: Etcd) -> None:
 def test_a_name_that_another_host_has_is_not_taken(etcd: Etcd) -> None:
     with fleet(etcd.settings(), 1) as (first,):
         clone = Agent(1, etcd.settings(), key=member(9).key).start()
-        until(lambda: "another host" in clone.state.registration, "the clone says so")
+        wait_for(lambda: "another host" in clone.state.registration, "the clone says so")
         assert first.roll.claims["h1"].member.key == member(1).key
         first.end()
         clone.registered()  # once the lease of the other is over
@@ -97,7 +98,7 @@ def test_records_that_are_none_are_skipped_and_named(etcd: Etcd) -> None:
         document = first.state.document(first.roll)
         assert (document["skipped"], len(document["skippedRecords"])) == (len(bad), len(bad))
         etcd.ctl("put", PREFIX + "h1", text="garbage")
-        until(
+        wait_for(
             lambda: first.follower._written and "garbage" not in etcd.ctl("get", PREFIX + "h1"), "put right"
         )
         assert first.never_lost(1)
@@ -132,7 +133,7 @@ def test_a_store_that_is_down_and_comes_back_loses_nobody(etcd: Etcd) -> None:
     with fleet(etcd.settings(), 1, 2) as agents:
         etcd.end()
         for agent in agents:
-            until(lambda a=agent: not a.state.connected, "it is noticed")
+            wait_for(lambda a=agent: not a.state.connected, "it is noticed")
             assert set(agent.roll.claims) == {"h1", "h2"}
         etcd.start()
         for agent in agents:
@@ -149,7 +150,7 @@ def test_a_store_that_hangs_is_noticed_and_loses_nobody(etcd: Etcd, monkeypatch:
     with fleet(etcd.settings(), 1, 2) as agents:
         etcd.members[0].pause()
         for agent in agents:
-            until(lambda a=agent: not a.state.connected, "it is noticed")
+            wait_for(lambda a=agent: not a.state.connected, "it is noticed")
         etcd.members[0].resume()
         for agent in agents:
             agent.registered()
@@ -163,7 +164,7 @@ def test_the_other_servers_take_over(three: Etcd, monkeypatch: pytest.MonkeyPatc
         for victim in three.members[:2]:
             victim.end()
             three.ready()
-            until(
+            wait_for(
                 lambda v=victim: all(
                     a.state.connected and not a.state.server.endswith(f":{v.client}") for a in agents
                 ),
@@ -171,7 +172,7 @@ def test_the_other_servers_take_over(three: Etcd, monkeypatch: pytest.MonkeyPatc
             )
             agents[0].labels = {"step": victim.name}
             for agent in agents:
-                until(
+                wait_for(
                     lambda a=agent, v=victim: a.roll.claims["h1"].member.labels == {"step": v.name},
                     "changes still arrive",
                 )
@@ -187,7 +188,7 @@ def test_a_server_cut_off_from_its_majority_is_left(three: Etcd, monkeypatch: py
         for member_ in three.members[:2]:
             member_.pause()
         for agent in agents:
-            until(lambda a=agent: not a.state.connected, "nobody serves")
+            wait_for(lambda a=agent: not a.state.connected, "nobody serves")
             assert set(agent.roll.claims) == {"h1", "h2"}
         for member_ in three.members[:2]:
             member_.resume()
@@ -212,7 +213,7 @@ def test_a_history_that_is_compacted_loses_nobody(etcd: Etcd) -> None:
         first.knows(1, 7)
         etcd.ctl("compact", str(etcd.revision()))
         third = Agent(3, etcd.settings()).start()
-        until(lambda: "h3" in first.roll.claims, "changes arrive after a compaction")
+        wait_for(lambda: "h3" in first.roll.claims, "changes arrive after a compaction")
         third.end()
 
 
@@ -222,7 +223,7 @@ def test_a_store_restored_from_a_backup_loses_nobody(etcd: Etcd, tmp_path: Path)
     etcd.ctl("snapshot", "save", str(backup))
     with fleet(etcd.settings(), 1, 2) as agents:
         etcd.restore(backup)
-        until(lambda: len(etcd.keys()) == 2, "both are registered again")
+        wait_for(lambda: len(etcd.keys()) == 2, "both are registered again")
         for agent in agents:
             agent.registered()
             assert agent.never_lost(1, 2)
@@ -235,7 +236,7 @@ def test_a_full_store_is_read_and_said_to_be_full(tmp_path: Path) -> None:
             while etcd._ctl("put", "filler", text="x" * 900_000).returncode == 0:
                 pass
             first.labels = {"app": "late"}
-            until(lambda: "RESOURCE_EXHAUSTED" in first.state.registration, "it says so")
+            wait_for(lambda: "RESOURCE_EXHAUSTED" in first.state.registration, "it says so")
             assert first.state.connected
             third = Agent(3, etcd.settings()).start()
             third.knows(1, 2)
@@ -244,7 +245,7 @@ def test_a_full_store_is_read_and_said_to_be_full(tmp_path: Path) -> None:
             etcd.ctl("defrag")
             etcd.ctl("alarm", "disarm")
             third.registered()
-            until(lambda: second.roll.claims["h1"].member.labels == {"app": "late"}, "the label arrives")
+            wait_for(lambda: second.roll.claims["h1"].member.labels == {"app": "late"}, "the label arrives")
             third.end()
             assert first.never_lost(1, 2)
     finally:

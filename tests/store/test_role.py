@@ -8,9 +8,10 @@ from pathlib import Path
 
 import jinja2
 import pytest
-from etcd_server import free_port, until
+from etcd_server import free_port
 from tests.certificates import Authority
 from tests.conftest import REPO
+from tests.waiting import wait_for
 
 from wardmesh.discovery import etcd as client
 from wardmesh.discovery.settings import Server, Settings
@@ -65,7 +66,7 @@ def test_etcd_takes_the_configuration_and_asks_for_certificates(tmp_path: Path) 
             connection.close()
 
     try:
-        until(serves, "etcd serves", 30.0)
+        wait_for(serves, "etcd serves", 30.0)
         other = stranger.issue("host")
         for settings in (
             Settings((server,), ca=authority.ca),

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same packets through a host's receive path: our firewall, nftables as an expert writes it, none."""
+"""The same packets through a host's receive path: our firewall, nftables as an expert writes it, none.
+
+As a program it prints its samples as JSON; bench.iptables runs it on a machine whose kernel has the tables.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+import json
 import socket
 import subprocess
 import sys
@@ -21,6 +25,14 @@ MEMBERS, LINEAR_RULES = SIZE.identities // 2, 1_000
 PORT, FLOWS, MANY = 2_001, 1 << 14, 200_000
 NONE, OURS = "no firewall", "wardmesh, 10,000 peers, 1,000 rules"
 SET, LINEAR = "nftables, conntrack and a set of 10,000", "nftables, conntrack and 1,000 linear rules"
+IPTABLES = "iptables, conntrack and 1,000 linear rules"
+HERE = (NONE, OURS, SET, LINEAR)
+METHOD = (
+    "IPv4 datagrams that a test run puts into a tap device's receive path, up to a socket that is full; "
+    "nanoseconds for a packet from the driver to the socket, or to the firewall that drops it, and what "
+    "the firewall adds; denied: the whole."
+)
+Samples = dict[str, dict[str, list[float]]]  # ns by variant and case, a value for each pass
 CASES = ("established", "established, 16k flows", "new", "denied")
 
 
@@ -43,6 +55,19 @@ def ruleset(linear: bool) -> str:
         head += f"set members {{ type ipv4_addr; elements = {{ {elements} }} }}\n"
         body += f"ip saddr @members udp dport {PORT} accept\n"
     return head + body + "}\n}\n"
+
+
+def tables() -> str:
+    """The same as linear rules, for iptables-restore."""
+    others = (
+        f"-A INPUT -s 10.9.{n >> 8}.{n & 255} -p udp --dport {6000 + n} -j ACCEPT\n"
+        for n in range(LINEAR_RULES)
+    )
+    return (
+        "*filter\n:INPUT DROP\n-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\n"
+        + "".join(others)
+        + f"-A INPUT ! -s {peer(MEMBERS - 1)} -p udp --dport {PORT} -j ACCEPT\nCOMMIT\n"
+    )
 
 
 class Stage:
@@ -77,14 +102,14 @@ class Stage:
         for port in range(FIRST_PORT, FIRST_PORT + FLOWS):
             self._socket.sendto(b"x", (peer(0), port))
 
-    def costs(self, number: int) -> dict[str, float]:
+    def costs(self, number: int, many: int) -> dict[str, float]:
         """Every case of a pass."""
-        self.send(self.one, peer(0), MANY // 10)
+        self.send(self.one, peer(0), many // 10)
         return {
-            CASES[0]: self.send(self.one, peer(0), MANY),
-            CASES[1]: self.send(self.many, peer(0), MANY),
+            CASES[0]: self.send(self.one, peer(0), many),
+            CASES[1]: self.send(self.many, peer(0), many),
             CASES[2]: self.send(self.many, peer(number + 1), FLOWS),
-            CASES[3]: self.send(self.many, peer(MEMBERS - 1), MANY // 10),
+            CASES[3]: self.send(self.many, peer(MEMBERS - 1), many // 10),
         }
 
     def close(self) -> None:
@@ -107,6 +132,10 @@ def staged(name: str, wall: Any) -> Iterator[tuple[Stage, Any]]:
             subprocess.run(
                 ["nft", "-f", "-"], input=ruleset(name == LINEAR), text=True, check=True, capture_output=True
             )
+        if name == IPTABLES:
+            subprocess.run(
+                ["iptables-legacy-restore"], input=tables(), text=True, check=True, capture_output=True
+            )
         stage.answer()
     try:
         yield stage, namespace
@@ -117,9 +146,23 @@ def staged(name: str, wall: Any) -> Iterator[tuple[Stage, Any]]:
 
 def run(say: Callable[[str], None], passes: int = 7) -> Section:
     """All variants in turn, within each pass."""
-    samples: dict[str, dict[str, list[float]]] = {
-        name: {case: [] for case in CASES} for name in (NONE, OURS, SET, LINEAR)
-    }
+    samples = measured(say, HERE, passes, MANY)
+    section = table(
+        samples,
+        "The same packets through the receive path",
+        f"{METHOD} Medians of {passes} passes, in each of which all variants run. This kernel has no tables "
+        "for iptables; see the machine below. `make bench PART=receive`",
+    )
+    for case in (CASES[0], CASES[2]):
+        figure = added(samples, OURS, case) / added(samples, SET, case)
+        section.judge(f"{case}: added, to nftables with a set", figure, 1 / 3)
+    section.judge("denied, to nftables with a set", denied(samples, OURS) / denied(samples, SET), 1 / 2)
+    return section
+
+
+def measured(say: Callable[[str], None], names: tuple[str, ...], passes: int, many: int) -> Samples:
+    """Nanoseconds for a packet, of each variant, case and pass; many: packets of a known flow in a pass."""
+    samples: Samples = {name: {case: [] for case in CASES} for name in names}
     with ExitStack() as held:
         wall: Any = held.enter_context(loaded(SIZE))
         stages = {name: held.enter_context(staged(name, wall)) for name in samples}
@@ -127,32 +170,42 @@ def run(say: Callable[[str], None], passes: int = 7) -> Section:
             say(f"pass {number + 1} of {passes}")
             for name, (stage, namespace) in stages.items():
                 with namespace.entered():
-                    for case, spent in stage.costs(number).items():
+                    for case, spent in stage.costs(number, many).items():
                         samples[name][case].append(spent)
-    return _section(samples, passes)
+    return samples
 
 
-def _section(samples: dict[str, dict[str, list[float]]], passes: int) -> Section:
-    def added(name: str, case: str) -> float:
-        return median([a - b for a, b in zip(samples[name][case], samples[NONE][case], strict=True)])
+def added(samples: Samples, name: str, case: str) -> float:
+    """What a firewall adds to a packet, ns."""
+    return median([a - b for a, b in zip(samples[name][case], samples[NONE][case], strict=True)])
 
-    section = Section(
-        "The same packets through the receive path",
-        "IPv4 datagrams that a test run puts into a tap device's receive path, up to a socket that is full; "
-        "nanoseconds for a packet from the driver to the socket, or to the firewall that drops it, and what "
-        f"the firewall adds; denied: the whole. Medians of {passes} passes, in each of which all variants "
-        "run. iptables is not among them: this kernel has neither its tables nor nftables' compatibility for "
-        "it. `make bench PART=receive`",
-        ("", *(f"{case}, ns" for case in CASES)),
-    )
+
+def denied(samples: Samples, name: str) -> float:
+    """The whole of a packet that is dropped, ns."""
+    return median(samples[name][CASES[3]])
+
+
+def table(samples: Samples, title: str, method: str) -> Section:
+    """A line for each variant."""
+    section = Section(title, method, ("", *(f"{case}, ns" for case in CASES)))
     for name, found in samples.items():
         cells = []
         for case, values in found.items():
-            plus = "" if name == NONE or case == CASES[3] else f" (+{added(name, case):.0f})"
+            plus = "" if name == NONE or case == CASES[3] else f" (+{added(samples, name, case):.0f})"
             cells.append(f"{median(values):.0f}{plus}")
         section.rows.append((name, *cells))
-    for case in (CASES[0], CASES[2]):
-        section.judge(f"{case}: added, to nftables with a set", added(OURS, case) / added(SET, case), 1 / 3)
-    denied = {name: median(found[CASES[3]]) for name, found in samples.items()}
-    section.judge("denied, to nftables with a set", denied[OURS] / denied[SET], 1 / 2)
     return section
+
+
+def main() -> None:
+    """Every variant, also iptables; passes and packets are the arguments."""
+    passes, many = (int(word) for word in sys.argv[1:3])
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    print(json.dumps(measured(say, (*HERE, IPTABLES), passes, many)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The receive path with iptables, on a machine: a kernel without its tables cannot show it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.receive import IPTABLES, METHOD, OURS, SET, Samples, added, denied, table
+from bench.report import REPO, Section
+from lab import Lab
+from lab.host import Host
+
+PASSES, MANY = 5, 20_000
+PACKAGES = ("iptables", "nftables")
+SOURCES = ("agent", "bpf", "tests/bpf", "tests/bench", "tests/__init__.py")
+PLACE = "/root/bench"
+
+
+def run(say: Callable[[str], None]) -> Section:
+    """One machine for all variants."""
+    say("a machine starts")
+    lab = Lab.up(1, "bench", kind="vm")
+    try:
+        (host,) = lab.hosts
+        _install(host)
+        _copy(host)
+        say(f"{PASSES} passes, on the machine")
+        path = f"PYTHONPATH={PLACE}/agent:{PLACE}/tests/bench:{PLACE}"
+        done = host.run(f"modprobe tun && cd {PLACE} && {path} python3 -m bench.receive {PASSES} {MANY}", timeout=1_500)
+    finally:
+        lab.down()
+    return _section(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _section(samples: Samples) -> Section:
+    section = table(
+        samples,
+        "The receive path beside iptables",
+        f"{METHOD} On a machine with Debian's 6.1 kernel, because this one has no tables for iptables. Its "
+        "processor is emulated where there is no hardware virtualisation: only the ratios mean something. "
+        f"Medians of {PASSES} passes. `make bench PART=iptables`",
+    )
+    section.judge(
+        "denied, to 1,000 rules of iptables", denied(samples, OURS) / denied(samples, IPTABLES), 1 / 20
+    )
+    for case in ("established", "new"):
+        for name, what in ((SET, "nftables with a set"), (IPTABLES, "1,000 rules of iptables")):
+            figure = added(samples, OURS, case) / added(samples, name, case)
+            section.judge(f"{case}: added, to {what}", figure, 1 / 3)
+    return section
+
+
+def _install(host: Host) -> None:
+    """What the machine lacks of iptables and nft; it has no mirror, so it gets the packages from here."""
+    argv = [
+        "apt-cache",
+        "depends",
+        "--recurse",
+        "--no-recommends",
+        "--no-suggests",
+        "--no-enhances",
+        "--no-conflicts",
+    ]
+    argv += ["--no-breaks", "--no-replaces", *PACKAGES]
+    lines = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()
+    wanted = {line for line in lines if line and line[0].isalnum()}
+    present = set(host.run("dpkg-query -W -f '${Package}\\n'").stdout.split())
+    with tempfile.TemporaryDirectory() as work:
+        get = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *sorted(wanted - present)]
+        subprocess.run(get, check=True, cwd=work, stdin=subprocess.DEVNULL)
+        host.run("mkdir -p /root/debs")
+        for deb in Path(work).glob("*.deb"):
+            host.put(deb, f"/root/debs/{deb.name}")
+    host.run("dpkg -i /root/debs/*.deb")
+
+
+def _copy(host: Host) -> None:
+    """Agent, programs and benchmarks."""
+    with tempfile.TemporaryDirectory() as work:
+        archive = Path(work) / "bench.tar"
+        present = [name for name in SOURCES if (REPO / name).exists()]
+        subprocess.run(["tar", "-cf", archive, "--exclude=__pycache__", *present], check=True, cwd=REPO)
+        host.put(archive, "/root/bench.tar")
+    host.run(f"mkdir -p {PLACE} && tar -xf /root/bench.tar -C {PLACE}")
