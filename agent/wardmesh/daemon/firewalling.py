@@ -100,6 +100,11 @@ class Firewalling:
 
         return lines + self._stages.run(POLICY, (key, devices, second_port), act)
 
+    @property
+    def ready(self) -> bool:
+        """Are the programs loaded, and a policy with them?"""
+        return self._ready and self._written is not None
+
     def covers(self, ifindex: int) -> bool:
         """Do all programs stand on this device? Nobody may send through a tunnel before."""
         return any(device[0] == ifindex for device in self._attached)
