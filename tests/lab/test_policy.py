@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -194,6 +195,40 @@ def test_what_is_in_force_can_be_looked_at(mesh: Fleet) -> None:
     sizes = {row["map"]: row for row in json.loads(two.run("wardmesh bpf maps list -o json").stdout)["maps"]}
     assert sizes["guard/ipcache4"]["entries"] == 3 and sizes["firewall/peers4"]["entries"] == 3
     assert "Policy denied" in two.run("wardmesh status").stdout
+
+
+# Datagrams, each from a port of its own: each is a flow, and nothing is sent twice.
+FLOWS = """
+import socket, sys
+for number in range(int(sys.argv[3])):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sock.bind(("", 30000 + number))
+    sock.sendto(b"x", (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def test_each_rule_counts_its_own_flows(mesh: Fleet) -> None:
+    """Allowed by one of two rules that allow the same, and denied by one of two deny rules."""
+    one, two, three = mesh.lab.hosts
+    item = '  - fromEndpoints: [{matchLabels: {node: NODE}}]\n    toPorts: [{ports: [{port: "PORT"}]}]\n'
+    text = WEB.partition("  ingress:")[0]
+    for section, port in (("ingress", "80"), ("ingressDeny", "443")):
+        text += f"  {section}:\n"
+        text += "".join(item.replace("NODE", node).replace("PORT", port) for node in ("node1", "node3"))
+    apply(two, text)
+    for host, port, number in ((one, 80, 13), (three, 443, 9)):
+        host.run("cat > /run/flows.py", stdin=FLOWS)
+        host.run(f"python3 /run/flows.py {two.address} {port} {number}")
+
+    def counts() -> dict[str, int]:
+        rows = json.loads(two.run("wardmesh policy get -o json").stdout)["rules"]
+        assert all(row["flows"] == row["atMost"] for row in rows)
+        return {row["rule"].removeprefix("spec."): row["flows"] for row in rows if row["file"]}
+
+    wait_for(lambda: sum(counts().values()) >= 22, "every flow is counted")
+    assert counts() == {"ingress[0]": 13, "ingress[1]": 0, "ingressDeny[0]": 0, "ingressDeny[1]": 9}
+    said = two.run("wardmesh policy get").stdout
+    assert re.search(r"Allow +Ingress +13 +\S*web.yaml: web spec.ingress\[0\]", said)
+    assert re.search(r"Deny +Ingress +9 +\S*web.yaml: web spec.ingressDeny\[1\]", said)
 
 
 def test_a_label_that_is_added_on_a_host_reaches_the_fleet_with_the_next_rollout(mesh: Fleet) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from wardmesh.api import client
-from wardmesh.cli.output import emit, paths_of
+from wardmesh.cli.output import emit, paths_of, table
 from wardmesh.cli.policy import policy_files, text_of
+from wardmesh.cli.rule_counts import policy_with_counts
 from wardmesh.cli.state import LIMIT
 from wardmesh.host.files import write_atomic
 from wardmesh.host.paths import Paths
@@ -107,12 +108,25 @@ def confirm(args: argparse.Namespace) -> int:
 
 
 def get(args: argparse.Namespace) -> int:
-    """The policies in force, as they were written."""
-    answer = client.call(paths_of(args).socket, "GET", "/v1/policy")
-    words = _listing(answer["files"]) + f"Revision: {answer['revision']}"
+    """The policies in force, as they were written, and how many flows each rule decided."""
+    answer = policy_with_counts(paths_of(args))
+    words = _listing(answer["files"]) + _counts(answer) + f"Revision: {answer['revision']}"
     if answer["pending"]:
         words += f"\non trial, {answer['secondsLeft']:g} s left"
     return emit(args, answer, words)
+
+
+def _counts(answer: dict[str, Any]) -> str:
+    """The rules as a table; a few words where there is none."""
+    if "countsProblem" in answer:
+        return f"New flows by rule cannot be told: {answer['countsProblem']}\n"
+    rows = []
+    for row in answer["rules"]:
+        policy = f"{row['namespace']}/{row['name']}" if row["namespace"] else row["name"]
+        place = f"{row['file']}: {policy} {row['rule']}" if row["file"] else row["rule"]
+        flows = str(row["flows"]) if row["flows"] == row["atMost"] else f"{row['flows']}-{row['atMost']}"
+        rows.append((row["verdict"].capitalize(), row["direction"].capitalize(), flows, place))
+    return table(("POLICY", "DIRECTION", "NEW FLOWS", "RULE"), rows) + "\n"
 
 
 def delete(args: argparse.Namespace) -> int:

@@ -36,8 +36,7 @@ def boot(args: argparse.Namespace) -> int:
     """Guard every device from the last good state."""
     from wardmesh.daemon.boot import guard_from_last_good
 
-    for line in guard_from_last_good(paths_of(args)):
-        print(line, file=sys.stderr)
+    guard_from_last_good(paths_of(args), lambda line: print(line, file=sys.stderr, flush=True))
     return 0
 
 

@@ -56,6 +56,8 @@ def status(data: Document, *, health: bool, verbose: bool, hubble: str = "disabl
         lines.append(f"Discovery:      {_discovery(data['discovery'])}")
     lines.append(f"Guard:          {', '.join(data['guard']['devices']) or 'no device'}")
     lines.append(f"Host firewall:  {_firewall(data)}")
+    if data.get("closed"):
+        lines.append("Closed:         to all but failsafe ports, DHCP and the tunnel, since the boot")
     if verbose:
         lines += [
             f"  {name}: {counter['packets']} packets, {counter['bytes']} bytes"

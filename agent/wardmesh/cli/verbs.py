@@ -189,7 +189,11 @@ def _add_enforce(groups: Groups) -> None:
     )
     _dry_run(apply)
     _add(groups, "confirm", "enforce:confirm", "keep the policies that are on trial")
-    _add(groups, "get", "enforce:get", "the policies in force, and their revision")
+    text = (
+        "the policies in force, their revision, and how many new flows each rule allowed or denied since the "
+        "revision began (a change of policies, members or settings begins one, and so does the agent's start)"
+    )
+    _add(groups, "get", "enforce:get", text)
     delete = _add(groups, "delete", "enforce:delete", "remove policies by name or file")
     delete.add_argument("name", nargs="*", help="name of a policy, or of its file")
     delete.add_argument("--all", action="store_true", help="remove every policy")
@@ -231,9 +235,13 @@ def _add_store(groups: Groups) -> None:
 
 
 def _add_kernel(groups: Groups) -> None:
+    judged = (
+        "verdicts by peers and ports, and how many new flows each decided; ports that no rule tells apart "
+        "are counted together, and each of their lines shows the sum"
+    )
     for name, text in (
         ("ipcache", "who an address is, as the guard sees it"),
-        ("policy", "verdicts by peers and ports, and how many new flows each decided"),
+        ("policy", judged),
         ("ct", "connections"),
         ("maps", "entries of every map, and how many fit"),
     ):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from wardmesh.datapath.contract import DIRECTIONS
 from wardmesh.datapath.firewall import Firewall
 from wardmesh.datapath.guard import Guard
+from wardmesh.datapath.stand_in import StandIn
 from wardmesh.datapath.tc import Tc
 from wardmesh.host import netlink
 from wardmesh.host.files import read_bytes
@@ -53,6 +54,7 @@ def remove_everything(paths: Paths) -> list[str]:
         Routing().teardown,
         lambda: _remove_interfaces(KernelBackend()),
         lambda: _remove_interfaces(UserspaceBackend()),
+        StandIn(paths).remove,
         lambda: _remove_firewall(paths),
         Guard(paths, 0, 16).teardown,
         Sysctls(paths.sysctls).restore,

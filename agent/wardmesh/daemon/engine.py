@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from wardmesh.daemon import desired
+from wardmesh.daemon.closing import CLOSED, STAND_IN, Closing, needs_of
 from wardmesh.daemon.desired import Mesh
 from wardmesh.daemon.firewalling import Firewalling
 from wardmesh.daemon.guarding import Guarding
@@ -39,7 +40,9 @@ from wardmesh.daemon.stages import Stages
 from wardmesh.daemon.state import STRICT, ModeState, load_state, save_state
 from wardmesh.daemon.tunnelling import ALL as TUNNEL_STAGES
 from wardmesh.daemon.tunnelling import Tunnelling
+from wardmesh.datapath.attachment import Device
 from wardmesh.host.paths import Paths
+from wardmesh.model.config import Config
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import Member
 from wardmesh.wireguard.events import ADDRESS, LINK, LOST, ROUTE
@@ -69,6 +72,7 @@ class Engine:
         self.stages = Stages(clock)
         self.guarding = Guarding(machine, self.stages, clock)
         self.firewalling = Firewalling(machine, self.stages)
+        self.closing = Closing(machine, self.stages)
         self.liveness = Liveness()
         self.second = SecondTunnel(paths, machine, self.stages)
         self.tunnelling = Tunnelling(paths, machine, self.stages, clock)
@@ -193,13 +197,15 @@ class Engine:
         if sight is None:
             return []
         config, port = self.inputs.config, self.second.port(mesh, self.inputs.config)
-        lines = self.guarding.run(mesh, config, self.effective(), sight, port)
+        lines = self.closing.hold(config, sight.devices, port)
+        lines += self.guarding.run(mesh, config, self.effective(), sight, port)
         lines += self.firewalling.before_tunnel(mesh, self.inputs, sight.devices, port)
         lines += self.tunnelling.run(mesh, config, sight, self.liveness.keys(DOWN))
         mtu = self.tunnelling.mtu(mesh, config, sight)
         lines += self.second.prepare(mesh, config, mtu, present=sight.second)
-        devices = (*sight.devices, *self.tunnelling.device(), *self.second.device())
-        lines += self.firewalling.run(mesh, self.inputs, devices, port)
+        tunnels = (*self.tunnelling.device(), *self.second.device())
+        lines += self.firewalling.run(mesh, self.inputs, (*sight.devices, *tunnels), port)
+        lines += self._open(config, sight.devices, tunnels, port)
         if self.tunnel is None or "wireguard" in self.stages.problems:
             return lines
         if self._observe(mesh, self.tunnel):
@@ -210,6 +216,16 @@ class Engine:
         if "routing" in self.stages.problems:
             return lines
         return lines + self.second.finish(mesh, config, self.first_up, self._clock())
+
+    def _open(
+        self, config: Config, devices: tuple[Device, ...], tunnels: tuple[Device, ...], port: int
+    ) -> list[str]:
+        """What the boot had to close, as far as the real programs stand by now."""
+        if not self.closing.stands:
+            return []
+        lines = self.closing.hold(config, tunnels, port) if config.firewall.enabled else []
+        loaded = self.guarding.ready and (self.firewalling.ready or not config.firewall.enabled)
+        return lines + self.closing.release(needs_of(config, devices, tunnels), loaded=loaded)
 
     def _connect_second(self, mesh: Mesh, sight: Sight) -> list[str]:
         covered = not self.inputs.config.firewall.enabled or self.firewalling.covers(self.second.ifindex)
@@ -227,6 +243,8 @@ class Engine:
         self.guarding.release()
         self.firewalling.release()
         lines = self.stages.run("removal", None, self._machine.teardown)
+        self.closing.forget()
+        self.stages.mend(STAND_IN, CLOSED)
         if "removal" not in self.stages.problems:
             self._off = self.inputs
         return lines

@@ -32,20 +32,23 @@ def tables_of(engine: Engine, subject: Endpoint, numbers: Mapping[str, int]) -> 
         compile_direction(engine.direction(subject, way), universe.everything) for way in (True, False)
     )
     rows = list(zip(_rows(ingress, len(universe.entries)), _rows(egress, len(universe.entries))))
+    groups: dict[tuple[int, int], int] = {}
     peers, worlds = {}, {}
     for place, entry in enumerate(universe.entries):
+        (coming, first), (going, second) = rows[place]
+        group = groups.setdefault((first, second), len(groups))
         if entry.network.prefixlen == 0:
-            worlds[entry.network.version] = rows[place]
-        elif entry.member is None:
-            peers[entry.network] = Peer(CIDR_IDENTITY + place, rows[place])
+            worlds[entry.network.version] = Peer(0, (coming, going), group)
         else:
-            peers[entry.network] = Peer(numbers[entry.member.name], rows[place])
+            number = CIDR_IDENTITY + place if entry.member is None else numbers[entry.member.name]
+            peers[entry.network] = Peer(number, (coming, going), group)
     return PolicyTables(
         (*_class_tables(ingress), *_class_tables(egress)),
         peers,
-        worlds[4],
-        worlds[6],
+        worlds[4].cells,
+        worlds[6].cells,
         ingress.enforced or egress.enforced,
+        (worlds[4].group, worlds[6].group),
     )
 
 
@@ -57,19 +60,20 @@ def host_tables(
     return tables_of(engine, engine.endpoints[own_name], identities(fleet) if numbers is None else numbers)
 
 
-def _rows(compiled: Compiled, entries: int) -> list[bytes]:
-    """A row for each entry; entries of one group share the object."""
-    found = [b""] * entries
-    for members, actions in compiled.groups:
+def _rows(compiled: Compiled, entries: int) -> list[tuple[bytes, int]]:
+    """A row for each entry, and the number of its group; equal rows are one object."""
+    found = [(b"", 0)] * entries
+    made: dict[tuple[int, ...], bytes] = {}
+    for number, (members, actions) in enumerate(compiled.groups):
         if len(actions) > CLASSES:
             raise WardmeshError(
                 f"the policy tells apart {len(actions)} classes of ports, the firewall holds {CLASSES}",
                 where="policies",
                 remedy="let rules of this host name fewer different port ranges",
             )
-        row = row_of(actions)
+        row = made.get(actions) or made.setdefault(actions, row_of(actions))
         for place in _bits(members):
-            found[place] = row
+            found[place] = row, number
     return found
 
 

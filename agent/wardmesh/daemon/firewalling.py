@@ -57,6 +57,7 @@ class Firewalling:
         self._off = False
         self._judged: tuple[FleetMap | None, Engine | None] = None, None
         self.revision = 0
+        self.since = 0.0  # unix seconds: when the revision began, and its counters with it
         self.delays = Delays(time.monotonic)  # from the wish for another policy set to its last map entry
 
     def configure(self, config: Config) -> None:
@@ -99,6 +100,11 @@ class Firewalling:
 
         return lines + self._stages.run(POLICY, (key, devices, second_port), act)
 
+    @property
+    def ready(self) -> bool:
+        """Are the programs loaded, and a policy with them?"""
+        return self._ready and self._written is not None
+
     def covers(self, ifindex: int) -> bool:
         """Do all programs stand on this device? Nobody may send through a tunnel before."""
         return any(device[0] == ifindex for device in self._attached)
@@ -129,6 +135,7 @@ class Firewalling:
         wall.set_failsafe(*failsafe_of(config))
         wall.set_audit(config.firewall.audit)
         self.revision = wall.set_policy(tables)
+        self.since = time.time()
         self._written = key
         count = len(inputs.policies.policies)
         return [f"firewall: revision {self.revision}: {count} policies, {len(tables.peers)} peers"]

@@ -40,6 +40,11 @@ class Guarding:
             self._members_max = config.members_max
         self._written = None
 
+    @property
+    def ready(self) -> bool:
+        """Are the programs loaded?"""
+        return self._ready
+
     def release(self) -> None:
         """Close descriptors; what is in the kernel stays."""
         if self._guard is not None and self._ready:

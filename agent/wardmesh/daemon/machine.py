@@ -10,10 +10,12 @@ from typing import Protocol
 
 from wardmesh.daemon.desired import Paths as PathTable
 from wardmesh.datapath.attachment import Device
+from wardmesh.datapath.closed_door import Doors
 from wardmesh.datapath.firewall import Firewall
 from wardmesh.datapath.fw_tables import PolicyTables
 from wardmesh.datapath.guard import Counter, Guard, LoadReport
 from wardmesh.datapath.members import Entries
+from wardmesh.datapath.stand_in import StandIn
 from wardmesh.host.netlink import Netlink
 from wardmesh.host.paths import Paths
 from wardmesh.host.sysctl import Sysctls
@@ -93,6 +95,18 @@ class FirewallLike(Protocol):
     def counters(self) -> dict[tuple[str, str], Counter]: ...
 
 
+class StandInLike(Protocol):
+    """See datapath/stand_in.py."""
+
+    def standing(self) -> frozenset[int]: ...
+
+    def cover(self, devices: Iterable[Device], doors: Doors) -> list[str]: ...
+
+    def release(self, needs: Mapping[int, Iterable[str]], *, loaded: bool) -> list[str]: ...
+
+    def close(self) -> None: ...
+
+
 class BackendLike(Protocol):
     """The name of what runs the tunnel."""
 
@@ -142,6 +156,8 @@ class Machine(Protocol):
 
     def firewall_is_pinned(self) -> bool: ...
 
+    def stand_in(self) -> StandInLike: ...
+
     def tunnel(self, preference: str) -> TunnelLike: ...
 
     def second_tunnel(self, preference: str) -> TunnelLike: ...
@@ -153,6 +169,12 @@ class Machine(Protocol):
     def second_sysctls(self) -> list[str]: ...
 
     def teardown(self) -> list[str]: ...
+
+
+class BootMachine(Machine, Protocol):
+    """What the boot asks beside it."""
+
+    def before_network(self, configured: Sequence[str]) -> tuple[Device, ...]: ...
 
 
 class HostMachine:
@@ -220,6 +242,10 @@ class HostMachine:
         """Are its pins there?"""
         folder = self._paths.bpffs / "firewall"
         return any(folder.glob("prog-*")) and any(folder.glob("maps-*"))
+
+    def stand_in(self) -> StandIn:
+        """What closes devices while guard or firewall cannot be loaded."""
+        return StandIn(self._paths)
 
     def tunnel(self, preference: str) -> Tunnel:
         """The WireGuard device, by the backend that this host has."""

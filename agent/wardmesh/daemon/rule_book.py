@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from wardmesh.daemon.firewall_tables import CIDR_IDENTITY, engine_of
-from wardmesh.model.fleetmap import FleetMap
+from wardmesh.model.fleetmap import FleetMap, Network
 from wardmesh.model.identity import identities
 from wardmesh.policy.engine import Direction, Grant
 from wardmesh.policy.files import parse_policies
@@ -19,6 +19,7 @@ class RuleBook:
 
     def __init__(self, files: Mapping[str, str], fleet: FleetMap | None, own: str) -> None:
         self._places: dict[str, int] = {}
+        self._networks: dict[Network, int] = {}
         self._directions: dict[bool, Direction] = {}
         if fleet is None:
             return
@@ -29,6 +30,7 @@ class RuleBook:
             place = engine.universe.place_of(engine.endpoints[name].addresses[0])
             self._places.setdefault(str(number), place)
         for place, entry in enumerate(engine.universe.entries):
+            self._networks[entry.network] = place
             if entry.member is None:
                 whole = entry.network.prefixlen == 0
                 word = f"world-ipv{entry.network.version}" if whole else str(CIDR_IDENTITY + place)
@@ -45,3 +47,32 @@ class RuleBook:
         if held is None or place is None:
             return None
         return held.decide(place, protocol, port)[1]
+
+    def grants(self, ingress: bool) -> tuple[Grant, ...]:
+        """Every item that speaks about one direction of this host."""
+        held = self._directions.get(ingress)
+        return held.grants if held else ()
+
+    def enforced(self, ingress: bool) -> bool:
+        """Is what nothing allows denied?"""
+        held = self._directions.get(ingress)
+        return held is not None and held.enforced
+
+    def deciding(
+        self, networks: Iterable[Network], ingress: bool, protocol: int, port: int
+    ) -> Iterator[tuple[Grant | None, bool]]:
+        """The items by which flows of these networks to this port are decided, None standing for no item, and
+        whether each decides for all of them. Denials come before what they overrule, see Direction.decide."""
+        whole = 0
+        for network in networks:
+            whole |= 1 << self._networks[network] if network in self._networks else 0
+        left = whole
+        for deny in (True, False):
+            spoken = [g for g in self.grants(ingress) if g.item.deny is deny and g.covers(protocol, port)]
+            found = [(grant, grant.peers & left) for grant in spoken if grant.peers & left]
+            for grant, places in found:
+                yield grant, places == whole
+            for _grant, places in found:
+                left &= ~places
+        if left:
+            yield None, left == whole

@@ -40,6 +40,7 @@ class Trial:
         running = self._before is not None
         return {
             "revision": self._engine.firewalling.revision,
+            "since": round(self._engine.firewalling.since, 3),
             "files": dict(inputs.policy_files),
             "digest": policy_digest(inputs.policy_files),
             "pending": running,

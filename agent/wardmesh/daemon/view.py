@@ -137,6 +137,7 @@ class View:
                 "policies": [policy.name for policy in inputs.policies.policies],
                 "counters": dict(engine.firewalling.counters()) if mesh else {},
             },
+            "closed": engine.closing.stands,
             "inactive": self._inactive(),
             "problems": problems,
             "warnings": [

@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from wardmesh.datapath import bpfsys
 from wardmesh.datapath.contract import DIRECTIONS
 from wardmesh.datapath.pins import Pins
-from wardmesh.datapath.tc import PREFIX, Filter, Tc, free_prio
+from wardmesh.datapath.tc import FIREWALL_PREFIX, PREFIX, STAND_IN_PREFIX, Filter, Tc, free_prio
 from wardmesh.model.errors import WardmeshError
 
 Device = tuple[int, str, bool]  # interface index, name, has a link layer (Ethernet header)
+
+_WHAT = {PREFIX: "guard", FIREWALL_PREFIX: "firewall", STAND_IN_PREFIX: "stand-in"}
+_FIRST_PRIO = {STAND_IN_PREFIX: 1000}  # leaves the first places to those for which it stands in
 
 _GONE = (errno.ENODEV, errno.ENXIO)  # the device went away meanwhile: netlink says so, the next pass sees it
 
@@ -21,14 +24,14 @@ _GONE = (errno.ENODEV, errno.ENXIO)  # the device went away meanwhile: netlink s
 class Attachment:
     """Our filters on this host's devices. The filter's name tells direction, variant and the program's id.
 
-    prefix tells the guard's filters from the firewall's.
+    prefix tells the guard's filters from the firewall's and the stand-in's.
     """
 
     def __init__(self, pins: Pins, programs: Mapping[str, int], prefix: str = PREFIX) -> None:
         self._pins = pins
         self._programs = programs
         self._prefix = prefix
-        self._what = "guard" if prefix == PREFIX else "firewall"
+        self._what = _WHAT[prefix]
         self._names = {
             name: f"{prefix}{name.replace('_', '-')}-{bpfsys.prog_id(fd)}" for name, fd in programs.items()
         }
@@ -87,7 +90,7 @@ class Attachment:
         lines = []
         kept = ours[0] if ours else None
         if kept is None or kept.name != name:
-            prio = kept.prio if kept else free_prio(filters)
+            prio = kept.prio if kept else free_prio(filters, _FIRST_PRIO.get(self._prefix, 1))
             tc.replace_filter(device[0], direction, self._programs[program], name, prio)
             done = "swapped" if kept else "attached"
             lines.append(f"{self._what}: {device[1]}: {program.split('_', maxsplit=1)[0]} {done}")
@@ -132,11 +135,19 @@ class Attachment:
 
     def detach_all(self) -> list[str]:
         """Remove every filter of ours, and the qdiscs that we made and that are empty then."""
+        return self.detach(None)
+
+    def detach(self, ifindexes: Iterable[int] | None) -> list[str]:
+        """The same on these interfaces; None: on all."""
+        chosen = None if ifindexes is None else set(ifindexes)
         lines: list[str] = []
+        if chosen == set():
+            return lines
         with Tc() as tc:
             for ifindex, kind in tc.ingress_qdiscs().items():
-                with _told(f"interface {ifindex}"):
-                    lines += self._uncover(tc, ifindex, kind)
+                if chosen is None or ifindex in chosen:
+                    with _told(f"interface {ifindex}"):
+                        lines += self._uncover(tc, ifindex, kind)
         return lines
 
     def _uncover(self, tc: Tc, ifindex: int, kind: str) -> list[str]:

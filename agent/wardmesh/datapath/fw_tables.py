@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wardmesh.datapath.contract import Network
 from wardmesh.datapath.fw_contract import (
@@ -30,10 +30,15 @@ Cells = tuple[bytes, bytes]  # a row of ingress and of egress, ROW_BYTES each
 
 @dataclass(frozen=True)
 class Peer:
-    """What policy says about a network: its identity, for flows, and its cells."""
+    """What policy says about a network: its identity, for flows, and its cells.
+
+    group: peers of one group meet the same rules. Others may have equal cells by other rules; they get rows
+    of their own where there is room, so that what a row counted can be told by rules.
+    """
 
     identity: int
     cells: Cells
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class PolicyTables:
 
     classes: four class tables for ingress, then four for egress, CLASS_TABLE_BYTES each.
     peers: networks that some rule or the fleet names; world4, world6: everybody else.
-    enforced: some direction has a default deny.
+    enforced: some direction has a default deny. world_groups: the groups of world4 and world6.
     """
 
     classes: tuple[bytes, ...]
@@ -50,6 +55,7 @@ class PolicyTables:
     world4: Cells
     world6: Cells
     enforced: bool
+    world_groups: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -107,28 +113,48 @@ def _world_row(network: Network) -> int:
 def plan(current: Mapping[Network, tuple[int, int]], wanted: PolicyTables, rows_max: int) -> Step:
     """The step from the peers that the kernel has (network to identity, row) to the wanted tables.
 
+    Groups that the map has no room for share the rows of equal cells: a counter less, the same verdicts.
     WardmeshError when more rows are needed than the map holds; nothing was changed then.
     """
+    step = _plan(current, wanted, rows_max) or _plan(current, _without_groups(wanted), rows_max)
+    if step is None:
+        raise _too_many(rows_max)
+    return step
+
+
+def _without_groups(wanted: PolicyTables) -> PolicyTables:
+    peers = {network: replace(peer, group=0) for network, peer in wanted.peers.items()}
+    return replace(wanted, peers=peers, world_groups=(0, 0))
+
+
+def _plan(current: Mapping[Network, tuple[int, int]], wanted: PolicyTables, rows_max: int) -> Step | None:
+    """See plan; None where there are too few rows."""
     old, new = Covering(current), Covering(wanted.peers)
+    worlds = {
+        4: Peer(0, wanted.world4, wanted.world_groups[0]),
+        6: Peer(0, wanted.world6, wanted.world_groups[1]),
+    }
     rows: dict[int, Cells] = {ROW_WORLD4: wanted.world4, ROW_WORLD6: wanted.world6}
     copies: dict[int, int] = {}
     before: dict[Network, tuple[int, int]] = {}
-    place: dict[tuple[int, Cells], int] = {(ROW_WORLD4, wanted.world4): 0, (ROW_WORLD6, wanted.world6): 1}
+    place: dict[tuple[int, Cells, int], int] = {
+        (row, worlds[version].cells, worlds[version].group): row
+        for version, row in ((4, ROW_WORLD4), (6, ROW_WORLD6))
+    }
     kept = {row for _identity, row in current.values()}
     free = (row for row in range(ROW_FIRST, rows_max) if row not in kept)
     for network in {**current, **wanted.peers}:
         over, under = old.of(network), new.of(network)
         old_row = current[over][1] if over is not None else _world_row(network)
         peer = wanted.peers[under] if under is not None else None
-        default = wanted.world4 if network.version == 4 else wanted.world6
-        cells = peer.cells if peer else default
-        row = place.get((old_row, cells))
+        meets = peer or worlds[network.version]
+        row = place.get((old_row, meets.cells, meets.group))
         if row is None:
             row = old_row if old_row >= ROW_FIRST and old_row not in rows else next(free, None)
             if row is None:
-                raise _too_many(rows_max)
-            place[old_row, cells] = row
-            rows[row] = cells
+                return None
+            place[old_row, meets.cells, meets.group] = row
+            rows[row] = meets.cells
             if row != old_row:
                 copies[row] = old_row
         before[network] = (peer.identity if peer else current[network][0], row)
@@ -138,11 +164,11 @@ def plan(current: Mapping[Network, tuple[int, int]], wanted: PolicyTables, rows_
 def _canonical(
     wanted: PolicyTables, before: Mapping[Network, tuple[int, int]]
 ) -> dict[Network, tuple[int, int]]:
-    """One row for each content; any of those that hold it does."""
-    first: dict[Cells, int] = {}
+    """One row for each content and group; any of those that hold it does."""
+    first: dict[tuple[Cells, int], int] = {}
     after = {}
     for network, peer in wanted.peers.items():
-        after[network] = (peer.identity, first.setdefault(peer.cells, before[network][1]))
+        after[network] = (peer.identity, first.setdefault((peer.cells, peer.group), before[network][1]))
     return after
 
 

@@ -22,6 +22,11 @@ CELLS = {fw.NO_RULE: "None", fw.ALLOW: "Allow", fw.DENY: "Deny", fw.AUDIT: "Audi
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6", 132: "SCTP"}
 WORLD = {fw.ROW_WORLD4: "world-ipv4", fw.ROW_WORLD6: "world-ipv6"}
 _TABLES = ("TCP", "UDP", "SCTP")
+_NUMBERS = {name: number for number, name in PROTOCOLS.items()}
+_WORLDS: dict[int, Network] = {
+    fw.ROW_WORLD4: ipaddress.ip_network("0.0.0.0/0"),
+    fw.ROW_WORLD6: ipaddress.ip_network("::/0"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,21 @@ class PolicyLine:
     direction: str
     peers: tuple[str, ...]
     ports: str
+    flows: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How many flows one row decided for one class of ports: what no rule tells apart is counted together.
+
+    networks: whose row it is; those of length 0 stand for everybody else. protocol, port: one of the class
+    (of ICMP a type); 0 and 0 where only what has no ports is in it.
+    """
+
+    direction: str
+    networks: tuple[Network, ...]
+    protocol: int
+    port: int
     flows: int
 
 
@@ -66,13 +86,12 @@ class PinnedFirewall(PinnedMaps):
 
     def policy(self) -> list[PolicyLine]:
         """Every range of ports that some rule decides about, for each group of peers."""
-        raw = bpfsys.map_lookup(self.maps["state"], ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
-        generation = int(fw.STATE.unpack(raw)[0])
+        generation = self.generation()
         half = generation & 1
         groups: dict[int, set[str]] = {row: {name} for row, name in WORLD.items()}
         for identity, row in self.peers().values():
             groups.setdefault(row, set()).add(str(identity))
-        judged = self._judged(generation)
+        judged = self._counts(generation)
         pieces = self.items("classes")
         lines: list[PolicyLine] = []
         for direction, label in DIRECTIONS.items():
@@ -88,8 +107,13 @@ class PinnedFirewall(PinnedMaps):
                 lines += _lines(runs, int.from_bytes(cells, "little"), flows, label, tuple(sorted(names)))
         return lines
 
-    def _judged(self, generation: int) -> Counter[tuple[int, int, int]]:
-        """By (direction, class, row): new flows that this generation's cells decided about."""
+    def generation(self) -> int:
+        """Of the policy in force; 0: none was ever set."""
+        raw = bpfsys.map_lookup(self.maps["state"], ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
+        return int(fw.STATE.unpack(raw)[0])
+
+    def _counts(self, generation: int) -> Counter[tuple[int, int, int]]:
+        """New flows that this generation's cells decided about, by (direction, class, row)."""
         found: Counter[tuple[int, int, int]] = Counter()
         for key, value in self.items("judged").items():
             way, half, place, row = fw.JUDGED_KEY.unpack(key)
@@ -100,6 +124,25 @@ class PinnedFirewall(PinnedMaps):
                 if of == generation:
                     found[way, place, row] += count
         return found
+
+    def judged(self) -> list[Judged]:
+        """What the policy in force has decided since it is in force, each flow in one of them."""
+        generation = self.generation()
+        rows: dict[int, list[Network]] = {row: [network] for row, network in _WORLDS.items()}
+        for network, (_identity, row) in self.peers().items():
+            rows.setdefault(row, []).append(network)
+        counts, pieces = self._counts(generation), self.items("classes")
+        places: dict[tuple[int, int], tuple[int, int]] = {}
+        for direction in DIRECTIONS:
+            for protocol, first, _last, number in _runs(pieces, generation & 1, direction):
+                places.setdefault((direction, number), (_NUMBERS[protocol], first))
+        return [
+            Judged(
+                DIRECTIONS[direction], tuple(rows[row]), *places.get((direction, number), (0, 0)), flows=count
+            )
+            for (direction, number, row), count in sorted(counts.items())
+            if row in rows
+        ]
 
     # --- connections ---
 

@@ -18,6 +18,7 @@ from wardmesh.host.netlink import Message, Netlink
 HANDLE = 51871
 PREFIX = "wardmesh-"
 FIREWALL_PREFIX = "wardmeshfw-"
+STAND_IN_PREFIX = "wardmeshshut-"
 
 _CLSACT = 0xFFFFFFF1  # TC_H_CLSACT; an old ingress qdisc sits at the same place
 _PARENT = {INGRESS: 0xFFFFFFF2, EGRESS: 0xFFFFFFF3}
@@ -42,7 +43,7 @@ class Filter:
     @property
     def ours(self) -> bool:
         """Was it attached by wardmesh?"""
-        return self.kind == "bpf" and self.name.startswith((PREFIX, FIREWALL_PREFIX))
+        return self.kind == "bpf" and self.name.startswith((PREFIX, FIREWALL_PREFIX, STAND_IN_PREFIX))
 
     @property
     def can_share(self) -> bool:
@@ -145,9 +146,8 @@ def _filter(handle: int, info: int, attributes: dict[int, netlink.Bytes]) -> Fil
     )
 
 
-def free_prio(filters: list[Filter]) -> int:
-    """The lowest priority at which our filter can stand; 1 unless a filter of another kind is there."""
-    prio = 1
+def free_prio(filters: list[Filter], prio: int = 1) -> int:
+    """The lowest priority from this one on at which our filter can stand."""
     while any(other.prio == prio and not other.can_share for other in filters):
         prio += 1
     return prio

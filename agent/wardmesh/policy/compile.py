@@ -31,7 +31,8 @@ class Segment:
 class Compiled:
     """segments: every port of every protocol, once; others: the class of what has no ports, or unknown ones.
 
-    groups: sets of entries (bits) with the action for each class, in the order of classes.
+    groups: sets of entries (bits) that no rule tells apart, with the action for each class, in the order of
+    classes; of two groups with the same actions other rules say so.
     """
 
     segments: tuple[Segment, ...]
@@ -52,14 +53,13 @@ def compile_direction(direction: Direction, everything: int) -> Compiled:
     """Classes and groups of one direction; everything: the set of all entries."""
     segments, columns = _classes(direction)
     groups = _split(everything, {grant.peers for grant in direction.grants})
-    rows: dict[tuple[Action, ...], int] = {}
+    found: list[tuple[int, tuple[Action, ...]]] = []
+    known: dict[tuple[Action, ...], tuple[Action, ...]] = {}  # equal ones are one object: there may be many
     for members in groups:
         place = (members & -members).bit_length() - 1  # any of them stands for all
         actions = tuple(_action(direction, place, column) for column in columns)
-        rows[actions] = rows.get(actions, 0) | members
-    return Compiled(
-        segments, 0, tuple((members, actions) for actions, members in rows.items()), direction.enforced
-    )
+        found.append((members, known.setdefault(actions, actions)))
+    return Compiled(segments, 0, tuple(found), direction.enforced)
 
 
 def _classes(direction: Direction) -> tuple[tuple[Segment, ...], list[tuple[int, ...]]]:

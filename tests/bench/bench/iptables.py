@@ -45,9 +45,9 @@ def _section(samples: Samples) -> Section:
     section = table(
         samples,
         "The receive path beside iptables",
-        f"{METHOD} On a machine with Debian's 6.1 kernel, because this one has no tables for iptables. Where its "
-        "processor is emulated, as here, the way to a firewall is dear and a walk through its rules is cheap, to "
-        f"our disadvantage. Medians of {PASSES} passes. `make bench PART=iptables`",
+        f"{METHOD} On a machine with Debian's 6.1 kernel, because this one has no tables for iptables. "
+        "Where its processor is emulated, as here, the way to a firewall is dear and a walk through its "
+        f"rules is cheap, to our disadvantage. Medians of {PASSES} passes. `make bench PART=iptables`",
     )
     section.judge(
         "denied, to 1,000 rules of iptables", denied(samples, OURS) / denied(samples, IPTABLES), 1 / 20

@@ -119,6 +119,31 @@ class FakeFirewall:
         return {}
 
 
+class FakeStandIn:
+    """On which devices it stands, and for what it is open. real: devices with all real filters."""
+
+    def __init__(self, machine):
+        self.machine, self.devices, self.doors, self.real = machine, set(), None, set()
+
+    def standing(self):
+        return frozenset(self.devices)
+
+    def cover(self, devices, doors):
+        self.machine.did("shut")
+        fresh = {device[0] for device in devices} - self.devices
+        self.devices |= fresh
+        self.doors = doors
+        return [f"stand-in: interface {index}: attached" for index in sorted(fresh)]
+
+    def release(self, needs, *, loaded):
+        gone = {i for i in self.devices if (i in self.real and needs[i] if i in needs else loaded)}
+        self.devices -= gone
+        return [f"stand-in: interface {index}: detached" for index in sorted(gone)]
+
+    def close(self):
+        pass
+
+
 @dataclass
 class FakeMachine:
     """The host. calls: what was asked, in order; broken: names of calls that fail, with their texts."""
@@ -139,6 +164,7 @@ class FakeMachine:
 
     def __post_init__(self):
         self.second = FakeSecond(self)
+        self.shut = FakeStandIn(self)
 
     def did(self, what: str) -> None:
         self.calls.append(what)
@@ -169,6 +195,12 @@ class FakeMachine:
 
     def firewall_is_pinned(self):
         return self.wall.loaded
+
+    def stand_in(self):
+        return self.shut
+
+    def before_network(self, configured):
+        return ((2, "eth0", True), (3, "eth1", True))
 
     def tunnel(self, preference):
         self.did("backend")
