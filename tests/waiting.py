@@ -22,7 +22,7 @@ def wait_for(question: Callable[[], Any], what: str, seconds: float = 60.0, paus
 
 
 def eventually(question: Callable[[], Any], seconds: float = 60.0) -> bool:
-    """Ask until the answer is true, or the time is over; for tests that assert it, or its absence, themselves."""
+    """Ask until the answer is true, or the time is over; for tests that assert either themselves."""
     deadline = time.monotonic() + seconds
     while not question():
         if time.monotonic() > deadline:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.receive import IPTABLES, METHOD, OURS, SET, Samples, added, denied, table
+from bench.receive import IPTABLES, METHOD, OURS, SET, Samples, added, judge_denied, table
 from bench.report import REPO, Section
 from lab import Lab
 from lab.host import Host
@@ -49,9 +49,7 @@ def _section(samples: Samples) -> Section:
         "Where its processor is emulated, as here, the way to a firewall is dear and a walk through its "
         f"rules is cheap, to our disadvantage. Medians of {PASSES} passes. `make bench PART=iptables`",
     )
-    section.judge(
-        "denied, to 1,000 rules of iptables", denied(samples, OURS) / denied(samples, IPTABLES), 1 / 20
-    )
+    judge_denied(section, samples, IPTABLES, "1,000 rules of iptables", 1 / 20)
     for case in ("established", "new"):
         for name, what in ((SET, "nftables with a set"), (IPTABLES, "1,000 rules of iptables")):
             figure = added(samples, OURS, case) / added(samples, name, case)
