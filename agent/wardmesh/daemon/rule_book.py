@@ -37,10 +37,6 @@ class RuleBook:
                 self._places[word] = place
         self._directions = {way: engine.direction(engine.endpoints[own], way) for way in (True, False)}
 
-    def knows(self, peer: str) -> bool:
-        """Is this identity, or world-ipv4, world-ipv6, somebody that rules could speak about?"""
-        return peer in self._places
-
     def grant(self, peer: str, ingress: bool, protocol: int, port: int) -> Grant | None:
         """The item that decides about a flow to this port, or ICMP type; None where none speaks."""
         held, place = self._directions.get(ingress), self._places.get(peer)
@@ -63,9 +59,24 @@ class RuleBook:
     ) -> Iterator[tuple[Grant | None, bool]]:
         """The items by which flows of these networks to this port are decided, None standing for no item, and
         whether each decides for all of them. Denials come before what they overrule, see Direction.decide."""
-        whole = 0
-        for network in networks:
-            whole |= 1 << self._networks[network] if network in self._networks else 0
+        known = (self._networks[network] for network in networks if network in self._networks)
+        return self._deciding(_bits(known), ingress, protocol, port)
+
+    def behind(
+        self, peers: Iterable[str], ingress: bool, protocol: int, ports: tuple[int, int]
+    ) -> Iterator[Grant | None]:
+        """The same for these peers and the ports from the first to the last; ports that no rule tells apart
+        are asked once."""
+        first, last = ports
+        ranges = [r for g in self.grants(ingress) for r in g.ranges or () if r.protocol == protocol]
+        edges = {first, *(edge for r in ranges for edge in (r.first, r.last + 1) if first < edge <= last)}
+        places = _bits(self._places[peer] for peer in peers if peer in self._places)
+        for port in sorted(edges):
+            yield from (grant for grant, _whole in self._deciding(places, ingress, protocol, port))
+
+    def _deciding(
+        self, whole: int, ingress: bool, protocol: int, port: int
+    ) -> Iterator[tuple[Grant | None, bool]]:
         left = whole
         for deny in (True, False):
             spoken = [g for g in self.grants(ingress) if g.item.deny is deny and g.covers(protocol, port)]
@@ -76,3 +87,10 @@ class RuleBook:
                 left &= ~places
         if left:
             yield None, left == whole
+
+
+def _bits(places: Iterable[int]) -> int:
+    found = 0
+    for place in places:
+        found |= 1 << place
+    return found
