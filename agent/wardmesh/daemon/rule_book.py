@@ -54,13 +54,25 @@ class RuleBook:
         held = self._directions.get(ingress)
         return held is not None and held.enforced
 
+    def places(self, networks: Iterable[Network]) -> int:
+        """These networks as a set of entries (bits); those that nobody knows are left out."""
+        return _bits(self._networks[network] for network in networks if network in self._networks)
+
     def deciding(
-        self, networks: Iterable[Network], ingress: bool, protocol: int, port: int
+        self, whole: int, ingress: bool, protocol: int, port: int
     ) -> Iterator[tuple[Grant | None, bool]]:
-        """The items by which flows of these networks to this port are decided, None standing for no item, and
+        """The items that decide about flows of a set of entries to this port, None standing for no item, and
         whether each decides for all of them. Denials come before what they overrule, see Direction.decide."""
-        known = (self._networks[network] for network in networks if network in self._networks)
-        return self._deciding(_bits(known), ingress, protocol, port)
+        left = whole
+        for deny in (True, False):
+            spoken = [g for g in self.grants(ingress) if g.item.deny is deny and g.covers(protocol, port)]
+            found = [(grant, grant.peers & left) for grant in spoken if grant.peers & left]
+            for grant, places in found:
+                yield grant, places == whole
+            for _grant, places in found:
+                left &= ~places
+        if left:
+            yield None, left == whole
 
     def behind(
         self, peers: Iterable[str], ingress: bool, protocol: int, ports: tuple[int, int]
@@ -72,21 +84,7 @@ class RuleBook:
         edges = {first, *(edge for r in ranges for edge in (r.first, r.last + 1) if first < edge <= last)}
         places = _bits(self._places[peer] for peer in peers if peer in self._places)
         for port in sorted(edges):
-            yield from (grant for grant, _whole in self._deciding(places, ingress, protocol, port))
-
-    def _deciding(
-        self, whole: int, ingress: bool, protocol: int, port: int
-    ) -> Iterator[tuple[Grant | None, bool]]:
-        left = whole
-        for deny in (True, False):
-            spoken = [g for g in self.grants(ingress) if g.item.deny is deny and g.covers(protocol, port)]
-            found = [(grant, grant.peers & left) for grant in spoken if grant.peers & left]
-            for grant, places in found:
-                yield grant, places == whole
-            for _grant, places in found:
-                left &= ~places
-        if left:
-            yield None, left == whole
+            yield from (grant for grant, _whole in self.deciding(places, ingress, protocol, port))
 
 
 def _bits(places: Iterable[int]) -> int:
