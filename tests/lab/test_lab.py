@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab import Lab
+from lab.kernels import settle
 from lab.pcap import read
 
 NAME = "selftest"
@@ -24,6 +25,14 @@ def leftovers() -> str:
     return "\n".join(
         line for part in parts for line in part.splitlines() if f"wl-{NAME}" in line or f"labs/{NAME}" in line
     )
+
+
+@pytest.mark.parametrize("folder", ["lib/modules", "usr/lib/modules"])
+def test_a_kernels_modules_are_found_where_its_package_has_them(tmp_path: Path, folder: str) -> None:
+    """Below lib in Debian 12, below usr/lib in Debian 13."""
+    (tmp_path / folder / "6.12").mkdir(parents=True)
+    settle(tmp_path)
+    assert (tmp_path / "lib/modules/6.12").is_dir()
 
 
 @pytest.mark.container  # of machines, test_fleet.py shows the same before its first rollout

@@ -57,8 +57,11 @@ def count_rules(book: RuleBook, judged: Iterable[Judged]) -> list[RuleCount]:
     """
     exact: dict[tuple[str, str], int] = {}
     unsure: dict[tuple[str, str], int] = {}
+    places: dict[int, int] = {}
     for cell in judged:
-        found = book.deciding(cell.networks, cell.direction == "ingress", cell.protocol, cell.port)
+        if cell.row not in places:
+            places[cell.row] = book.places(cell.networks)
+        found = book.deciding(places[cell.row], cell.direction == "ingress", cell.protocol, cell.port)
         for key, whole in {((g.name if g else ""), cell.direction): whole for g, whole in found}.items():
             counts = exact if whole else unsure
             counts[key] = counts.get(key, 0) + cell.flows

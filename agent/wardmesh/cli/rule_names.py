@@ -11,6 +11,9 @@ from wardmesh.daemon.rule_book import RuleBook
 from wardmesh.host.paths import Paths
 from wardmesh.model.fleetmap import FleetMap
 from wardmesh.policy.cases import PROTOCOLS
+from wardmesh.policy.compile import ICMP_LAST
+from wardmesh.policy.engine import is_icmp
+from wardmesh.policy.ports import LAST_PORT
 
 
 def rules_in_force(paths: Paths, fleet: FleetMap | None) -> RuleNames:
@@ -27,14 +30,14 @@ class RuleNames:
         self._book = book
 
     def of(self, peers: Iterable[str], direction: str, ports: str) -> list[str]:
-        """The rules behind a line, each once: its peers may have it from different ones. peers and ports as
-        PolicyLine has them."""
+        """The rules behind a line, each once: its peers and its ports may have it from different ones. Both
+        are as PolicyLine has them."""
         port, _slash, protocol = ports.partition("/")
         if protocol not in PROTOCOLS:
             return []
-        first = "0" if port == "ANY" else port.partition("-")[0]
-        known = [peer for peer in peers if self._book.knows(peer)]
-        grants = (
-            self._book.grant(peer, direction == "ingress", PROTOCOLS[protocol], int(first)) for peer in known
-        )
+        number = PROTOCOLS[protocol]
+        first, _dash, last = port.partition("-")
+        whole = (0, ICMP_LAST if is_icmp(number) else LAST_PORT)
+        span = whole if port == "ANY" else (int(first), int(last or first))
+        grants = self._book.behind(peers, direction == "ingress", number, span)
         return list(dict.fromkeys(grant.name if grant else "no default deny" for grant in grants))

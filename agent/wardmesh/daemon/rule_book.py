@@ -37,10 +37,6 @@ class RuleBook:
                 self._places[word] = place
         self._directions = {way: engine.direction(engine.endpoints[own], way) for way in (True, False)}
 
-    def knows(self, peer: str) -> bool:
-        """Is this identity, or world-ipv4, world-ipv6, somebody that rules could speak about?"""
-        return peer in self._places
-
     def grant(self, peer: str, ingress: bool, protocol: int, port: int) -> Grant | None:
         """The item that decides about a flow to this port, or ICMP type; None where none speaks."""
         held, place = self._directions.get(ingress), self._places.get(peer)
@@ -58,14 +54,15 @@ class RuleBook:
         held = self._directions.get(ingress)
         return held is not None and held.enforced
 
+    def places(self, networks: Iterable[Network]) -> int:
+        """These networks as a set of entries (bits); those that nobody knows are left out."""
+        return _bits(self._networks[network] for network in networks if network in self._networks)
+
     def deciding(
-        self, networks: Iterable[Network], ingress: bool, protocol: int, port: int
+        self, whole: int, ingress: bool, protocol: int, port: int
     ) -> Iterator[tuple[Grant | None, bool]]:
-        """The items by which flows of these networks to this port are decided, None standing for no item, and
+        """The items that decide about flows of a set of entries to this port, None standing for no item, and
         whether each decides for all of them. Denials come before what they overrule, see Direction.decide."""
-        whole = 0
-        for network in networks:
-            whole |= 1 << self._networks[network] if network in self._networks else 0
         left = whole
         for deny in (True, False):
             spoken = [g for g in self.grants(ingress) if g.item.deny is deny and g.covers(protocol, port)]
@@ -76,3 +73,22 @@ class RuleBook:
                 left &= ~places
         if left:
             yield None, left == whole
+
+    def behind(
+        self, peers: Iterable[str], ingress: bool, protocol: int, ports: tuple[int, int]
+    ) -> Iterator[Grant | None]:
+        """The same for these peers and the ports from the first to the last; ports that no rule tells apart
+        are asked once."""
+        first, last = ports
+        ranges = [r for g in self.grants(ingress) for r in g.ranges or () if r.protocol == protocol]
+        edges = {first, *(edge for r in ranges for edge in (r.first, r.last + 1) if first < edge <= last)}
+        places = _bits(self._places[peer] for peer in peers if peer in self._places)
+        for port in sorted(edges):
+            yield from (grant for grant, _whole in self.deciding(places, ingress, protocol, port))
+
+
+def _bits(places: Iterable[int]) -> int:
+    found = 0
+    for place in places:
+        found |= 1 << place
+    return found

@@ -44,11 +44,12 @@ class PolicyLine:
 class Judged:
     """How many flows one row decided for one class of ports: what no rule tells apart is counted together.
 
-    networks: whose row it is; those of length 0 stand for everybody else. protocol, port: one of the class
-    (of ICMP a type); 0 and 0 where only what has no ports is in it.
+    row: its number; networks: whose row it is, where those of length 0 stand for everybody else.
+    protocol, port: one of the class (of ICMP a type); 0 and 0 where only what has no ports is in it.
     """
 
     direction: str
+    row: int
     networks: tuple[Network, ...]
     protocol: int
     port: int
@@ -136,12 +137,11 @@ class PinnedFirewall(PinnedMaps):
         for direction in DIRECTIONS:
             for protocol, first, _last, number in _runs(pieces, generation & 1, direction):
                 places.setdefault((direction, number), (_NUMBERS[protocol], first))
+        owners = {row: tuple(networks) for row, networks in rows.items()}  # one object for all its classes
         return [
-            Judged(
-                DIRECTIONS[direction], tuple(rows[row]), *places.get((direction, number), (0, 0)), flows=count
-            )
-            for (direction, number, row), count in sorted(counts.items())
-            if row in rows
+            Judged(DIRECTIONS[way], row, owners[row], *places.get((way, number), (0, 0)), flows=count)
+            for (way, number, row), count in sorted(counts.items())
+            if row in owners
         ]
 
     # --- connections ---

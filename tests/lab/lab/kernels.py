@@ -34,6 +34,14 @@ def fetch(release: str, work: Path) -> None:
         place = work / "kernel-tree" if deb.name.startswith("linux-image") else work / "headers-tree"
         subprocess.run(["dpkg", "-x", str(deb), str(place)], check=True)
     shutil.rmtree(debs)
+    settle(work / "kernel-tree")
+
+
+def settle(tree: Path) -> None:
+    """Modules to lib/modules of an unpacked kernel: from Debian 13 on its package has them below usr."""
+    merged = tree / "usr/lib"
+    if not (tree / "lib").exists() and merged.is_dir():
+        merged.rename(tree / "lib")
 
 
 def another(image: Path, release: str) -> Path:

@@ -69,7 +69,7 @@ def by_the_kernel(tables: PolicyTables, flows: Counter[Flow], rows_max: int) -> 
     for network, (_identity, row) in peers.items():
         rows.setdefault(row, []).append(network)
     return [
-        Judged(way, tuple(rows[row]), 6, examples[way, number], count)
+        Judged(way, row, tuple(rows[row]), 6, examples[way, number], count)
         for (way, row, number), count in cells.items()
     ]
 

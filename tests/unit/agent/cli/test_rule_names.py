@@ -37,3 +37,18 @@ def test_every_rule_behind_a_line_is_named_once() -> None:
     assert places("h2", direction="egress") == ["deny"]  # no default deny
     assert places("h2", ports="80/none") == []
     assert rules.of(["4711"], "ingress", "80/TCP") == []
+
+
+def test_neighbouring_ports_of_several_rules_are_one_line_with_all_of_them() -> None:
+    """The kernel's table is shown by verdicts: 80 and 81 are one line, though two rules opened them."""
+    fleet = numbered(2, 2)
+    text = POLICY.partition("  - fromEndpoints")[0]
+    for port in ("80", "81"):
+        text += (
+            f'  - fromEntities: [cluster]\n    toPorts: [{{ports: [{{port: "{port}", protocol: TCP}}]}}]\n'
+        )
+    rules = RuleNames(RuleBook({"web.yaml": text}, fleet, "h1"))
+    peer = str(identities(fleet)["h2"])
+    for ports, wanted in (("80-81/TCP", [0, 1]), ("80/TCP", [0]), ("81/TCP", [1]), ("82/TCP", None)):
+        found = [name.rpartition(" ")[2] for name in rules.of([peer], "ingress", ports)]
+        assert found == (["deny"] if wanted is None else [f"spec.ingress[{n}]" for n in wanted]), ports
