@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the agent as one file: a zipapp whose bytes depend on the sources alone.
 
-Used as a script (build_zipapp.py OUT) and by the collection's agent_bundle action, by path. Stdlib only.
+Used as a script (build_zipapp.py OUT) and by the collection's plugins, by path. Stdlib only.
 The bytes: sorted names, one fixed time, mode and compression for all, no compiled modules.
 """
 

@@ -27,7 +27,7 @@ def declared(group, task_vars):
     found = {}
     for name in task_vars["groups"].get(group, []):
         variables = task_vars["hostvars"][name]
-        report = variables.get("wardmesh_node_born") or {}
+        report = (variables.get("wardmesh_agent_installed") or {}).get("node") or {}
         told = variables.get("wardmesh_preflight_result") or variables.get("wardmesh_digest") or {}
         if not report.get("public_key"):
             report = told.get("node") or {}

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import base64
+
 from ansible.plugins.action import ActionBase
+from ansible_collections.wardmesh.fleet.plugins.plugin_utils._files import read_bytes
 
 
 class ActionModule(ActionBase):
-    """Nothing crosses the network when the host has the map already."""
+    """Nothing crosses the network when the host has the map already; else the map goes with the module's call."""
 
     def run(self, tmp=None, task_vars=None):
         result = super().run(tmp, task_vars)
@@ -20,15 +23,11 @@ class ActionModule(ActionBase):
         if arguments.get("digest") and arguments["digest"] == arguments.get("current"):
             result.update(changed=False)
             return result
-        remote = self._make_tmp_path()
-        target = self._connection._shell.join_path(remote, "fleet.json")
-        self._transfer_file(arguments["src"], target)
-        self._fixup_perms2((remote, target))
-        arguments["src"] = target
-        result.update(
-            self._execute_module(
-                module_name="wardmesh.fleet.mesh", module_args=arguments, task_vars=task_vars
-            )
-        )
-        self._remove_tmp_path(self._connection._shell.tmpdir)
+        try:
+            data = read_bytes(arguments["src"], "to be sent")
+        except OSError as error:
+            result.update(failed=True, msg=str(error))
+            return result
+        arguments["content"] = base64.b64encode(data).decode()
+        result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
         return result

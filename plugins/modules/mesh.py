@@ -29,6 +29,9 @@ options:
     description: SHA-256 of the map that the host has, as reported by M(wardmesh.fleet.preflight).
     type: str
     default: ''
+  content:
+    description: The map in base64, by the action plugin; not for playbooks.
+    type: str
   predicted:
     description: In check mode, whether the map will change although it cannot be compiled yet.
     type: bool
@@ -64,8 +67,22 @@ peers_updated:
   elements: str
 """
 
+# The map is read by the action plugin of the same name.
+
+import base64
+import os
+import tempfile
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.wardmesh.fleet.plugins.module_utils import _agent
+
+
+def received(module):
+    """The map as a file that goes with the module."""
+    handle, path = tempfile.mkstemp(dir=module.tmpdir, suffix=".json")
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(base64.b64decode(module.params["content"] or ""))
+    return path
 
 
 def main():
@@ -74,6 +91,8 @@ def main():
             "src": {"type": "path", "required": True},
             "digest": {"type": "str", "default": ""},
             "current": {"type": "str", "default": ""},
+            # No secret: but neither the journal nor the result is to have all of it.
+            "content": {"type": "str", "no_log": True},
             "predicted": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -84,7 +103,7 @@ def main():
                 msg="the agent is not installed (remedy: run the role wardmesh.fleet.agent first)"
             )
         module.exit_json(changed=True)
-    words = ["fleet", "apply", module.params["src"]] + (["--dry-run"] if module.check_mode else [])
+    words = ["fleet", "apply", received(module)] + (["--dry-run"] if module.check_mode else [])
     answer = _agent.call(module, words)
     module.exit_json(**answer)
 

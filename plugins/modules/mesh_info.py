@@ -26,6 +26,10 @@ options:
     type: list
     elements: str
     default: []
+  brief:
+    description: Leave the peers out of the status, so that the answers of a fleet grow with its hosts and not with their pairs.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -67,6 +71,7 @@ def main():
         {
             "wait": {"type": "int", "default": 0},
             "expected": {"type": "list", "elements": "str", "default": []},
+            "brief": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -80,6 +85,8 @@ def main():
         if (status and not missing) or time.time() >= deadline:
             break
         time.sleep(0.3)
+    if status and module.params["brief"]:
+        del status["peers"]
     if status is None:
         module.fail_json(msg="the agent does not answer: %s (remedy: journalctl -u wardmesh)" % problem)
     if status["problems"]:

@@ -12,11 +12,21 @@ short_description: Check a host and report what it has, changing nothing
 version_added: 0.1.0
 description:
   - Reports every problem of a host at once, which packages are missing, and what of wardmesh is already there.
+  - What an option does not say is taken from the inventory, C(wardmesh_config) and the controller's clock.
 author:
   - wardmesh contributors (@wardmesh)
 extends_documentation_fragment:
   - wardmesh.fleet._attributes
 options:
+  roles:
+    description: Roles of this collection whose variables are judged, too, by their argument specs.
+    type: list
+    elements: str
+    default: []
+  verbose:
+    description: Whether advice is shown as warnings.
+    type: bool
+    default: false
   addresses:
     description: Addresses that the host must have.
     type: list
@@ -27,7 +37,7 @@ options:
     type: str
     default: ''
   port:
-    description: UDP port of the tunnel.
+    description: UDP port of the tunnel; by default that of the configuration.
     type: int
     default: 51871
   now:
@@ -52,7 +62,7 @@ options:
 EXAMPLES = r"""
 - name: Check
   wardmesh.fleet.preflight:
-    now: "{{ lookup('pipe', 'date +%s') }}"
+    roles: [agent, mesh]
 """
 
 RETURN = r"""
@@ -79,8 +89,12 @@ digests:
   description: SHA-256 of what is installed.
   returned: always
   type: dict
+observing:
+  description: Whether the role observability has anything to do here, services that are wanted or that are there.
+  returned: unless variables are wrong
+  type: bool
 active:
-  description: Whether the agent runs and is enabled.
+  description: Whether the agent runs, with the files that are there, and is enabled.
   returned: always
   type: bool
 silent:
@@ -93,6 +107,8 @@ node:
   returned: always
   type: dict
 """
+
+# What the inventory says of a host is put together by the action plugin of the same name.
 
 import hashlib
 import json
@@ -152,6 +168,8 @@ def needed_packages(family, observer, store, errors):
 def main():
     module = AnsibleModule(
         {
+            "roles": {"type": "list", "elements": "str", "default": []},
+            "verbose": {"type": "bool", "default": False},
             "addresses": {"type": "list", "elements": "str", "default": []},
             "hint": {"type": "str", "default": ""},
             "port": {"type": "int", "default": 51871},
@@ -205,7 +223,7 @@ def main():
         "node": node,
         "silent": silent,
         "distribution": name,
-        "active": active and enabled,
+        "active": active and enabled and not _agent.unfinished(),
         "digests": {key: digest(path) for key, path in FILES.items()},
     }
     if errors:

@@ -21,7 +21,7 @@ ROLLBACK = """
 - hosts: wardmesh
   gather_facts: false
   tasks:
-    - wardmesh.fleet.agent_bundle: {state: rollback}
+    - wardmesh.fleet.agent: {state: rollback}
     - ansible.builtin.systemd_service: {name: wardmesh.service, state: restarted}
 """
 

@@ -20,7 +20,7 @@ def run(say: Callable[[str], None], sizes: tuple[int, ...] = (10, 30), passes: i
         "Rollout",
         "Containers with the packages installed, so that the first run is everything but their installation. "
         f"Second run and ping play alternate, medians of {passes} passes. CPU is the controller's "
-        f"with its ssh; "
+        "with its ssh, by the settings of this repository's ansible.cfg; "
         "the hosts share its cores. `make bench PART=rollout`",
         ("hosts", "run", "seconds", "controller CPU-s", "CPU-s per host", "to the ping play, seconds"),
     )
