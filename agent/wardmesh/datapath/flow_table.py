@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
 
+from wardmesh.datapath import bpfsys
 from wardmesh.datapath import fw_contract as fw
+from wardmesh.datapath.contract import ROW
 
 _EXPIRES, _EXPIRES_AT = struct.Struct("=I"), struct.calcsize("=IHBBQQIIII")  # in an entry, fw.FLOW
 _PAST = 1 << 31  # set in a distance of 32 bits that is negative
@@ -22,6 +24,18 @@ class Slot(NamedTuple):
     key: bytes
     flow: bytes
     answered: bool
+
+
+def flow_at(fd: int, family: int, place: int, key: bytes) -> bytes | None:
+    """The entry in the slot of this number, if it is this key's; family: 4 or 6.
+
+    Asked of the kernel: a table that is mapped counts as memory of who maps it.
+    """
+    size, slot = (fw.SET4_BYTES, fw.SLOT4_BYTES) if family == 4 else (fw.SET6_BYTES, fw.SLOT6_BYTES)
+    held = bpfsys.map_lookup(fd, ROW.pack(place // fw.WAYS), size) or b""
+    start = fw.HEAD.size + place % fw.WAYS * slot
+    flow = held[start + len(key) : start + len(key) + fw.FLOW.size]
+    return flow if held[start : start + len(key)] == key else None
 
 
 class FlowTable:
@@ -48,12 +62,6 @@ class FlowTable:
     def close(self) -> None:
         """Unmap it."""
         self._memory.close()
-
-    def flow_at(self, place: int, key: bytes) -> bytes | None:
-        """The entry in the slot of this number, if it is this key's."""
-        start = place // fw.WAYS * self._size + fw.HEAD.size + place % fw.WAYS * self._slot
-        flow = self._memory[start + self._key : start + self._key + fw.FLOW.size]
-        return flow if self._memory[start : start + self._key] == key else None
 
     def slots(self) -> Iterator[Slot]:
         """Every flow that holds a slot; its time may be over.
