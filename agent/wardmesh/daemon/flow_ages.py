@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
-from wardmesh.daemon.raw_events import Raw, column, event_at, longs, record, words
+from wardmesh.daemon.raw_events import Raw, column, event_at, length, longs, record, words
 from wardmesh.datapath import event_contract as ev
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.contract import INGRESS
@@ -22,7 +22,7 @@ from wardmesh.datapath.event_ring import STRIDE
 from wardmesh.datapath.ticks import seconds_until
 
 OPEN_MAX = 1 << 17  # flows whose end is waited for
-RATE = 40_000  # events a second that are followed; more are a flood
+RATE = 10_000  # events a second that are followed; more are a flood
 _BURST = 1 << 14  # that may come at once
 _ADDRESS_WORDS = 4  # of source and destination
 FlowAt = Callable[[int, int, bytes], "bytes | None"]
@@ -49,7 +49,7 @@ class Ages:
         self._young: deque[tuple[float, bytes]] = deque()  # when to look, first events
         self._old: list[tuple[float, int, bytes]] = []  # when to look, the flow's beginning, first event
         self._held = 0
-        self._allowed, self._counted = float(_BURST), time.monotonic()
+        self._allowed, self._counted = 0.0, 0.0
         self._passed_over = 0  # monotonic ns up to which not every event was followed
 
     def note(self, data: bytes, now: float) -> dict[int, int]:
@@ -65,6 +65,7 @@ class Ages:
         new: list[bytes] = []
         columns = [column(data, name) for name in ("kind", "family", "opened", "direction")]
         slots = {socket.AF_INET: self._slots[4], socket.AF_INET6: self._slots[6]}
+        only_new = columns[0].count(ev.EVENT_NEW) == followed and columns[2] == columns[3]
         rows = zip(*columns, words(data, "place"), longs(data, "time"), _marks(data))
         for number, (kind, family, opened, direction, place, stamp, mark) in enumerate(rows):
             if kind == ev.EVENT_DROP:
@@ -73,13 +74,14 @@ class Ages:
             if kind == ev.EVENT_NEW:
                 if opened == direction:
                     held.times[place], held.marks[place] = stamp, mark
-                    new.append(data[number * STRIDE : (number + 1) * STRIDE])
+                    if not only_new:
+                        new.append(data[number * STRIDE : (number + 1) * STRIDE])
                 continue
             if held.times[place] and held.marks[place] == mark:
                 begins[number] = held.times[place]
             if kind == ev.EVENT_CLOSING:
                 held.times[place] = 0
-        self._wait_for(new, now)
+        self._wait_for(data if only_new else b"".join(new), now)
         return begins
 
     def _allow(self, wanted: int, now: float) -> int:
@@ -89,11 +91,11 @@ class Ages:
         self._allowed -= allowed
         return allowed
 
-    def _wait_for(self, new: list[bytes], now: float) -> None:
-        new = new[: OPEN_MAX - self._held]
+    def _wait_for(self, new: bytes, now: float) -> None:
+        new = new[: (OPEN_MAX - self._held) * STRIDE]
         if new:
-            self._held += len(new)
-            self._young.append((now + self._fresh, b"".join(new)))
+            self._held += length(new)
+            self._young.append((now + self._fresh, new))
 
     def over(self, now: float) -> Iterator[tuple[bytes, int]]:
         """Ends of flows whose time is over, as events (raw_events), each with the flow's beginning."""

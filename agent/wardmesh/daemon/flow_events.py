@@ -30,7 +30,7 @@ _ADDRESSES = 16384  # that are remembered
 class Sight:
     """What an event is read with. Never changed: another one is made, and old events keep theirs.
 
-    own, identity: this member's. offset: unix minus monotonic ns. devices: names by index. revision: of rules.
+    own, identity: this member's. offset: unix less monotonic ns. devices: names by index; revision: of rules.
     """
 
     own: str

@@ -16,7 +16,7 @@ from wardmesh.daemon.flow_ages import Ages
 from wardmesh.daemon.flow_events import Sight
 from wardmesh.daemon.flow_looks import Look
 from wardmesh.daemon.guard_drops import GuardDrops
-from wardmesh.daemon.raw_events import constant, words
+from wardmesh.daemon.raw_events import constant, length, words
 from wardmesh.daemon.rule_book import RuleBook
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.event_ring import STRIDE, Told
@@ -35,6 +35,8 @@ LOG = logging.getLogger("wardmesh")
 BATCH = 1 << 14  # events of one look
 DROPS = 1000  # events of one reason in a second and on one processor; more are counted
 _STEP = 0.02  # seconds between two looks into the ring
+_MANY, _LONG_STEP = 4096, 0.04  # after so many events, so long: in it 900,000 a second fill the ring
+_COUNT = 0.2  # seconds between two looks at the counters of what was lost
 _REFRESH = 2.0  # seconds between two looks at policies, fleet and pins
 _FRESH = 61.0  # seconds after which a flow that was not answered may be over (WM_TICKS_FRESH)
 
@@ -54,8 +56,8 @@ class KernelFlows:
         self._sight = Sight("", 0, time.time_ns() - time.monotonic_ns())
         self._known = (-1, 0)
         self._generation = 0
-        self._looked = self._next = 0.0
-        self._earlier = 0
+        self._looked = self._next = self._count_next = 0.0
+        self._earlier = self._lost = 0
         self._refresh()
 
     # --- FlowSource ---
@@ -67,14 +69,19 @@ class KernelFlows:
         """
         end = time.monotonic() + timeout
         while True:
-            time.sleep(max(0.0, min(self._next, end) - time.monotonic()))
+            pause = min(self._next, end) - time.monotonic()
+            if pause > 0:
+                time.sleep(pause)
             found = self._looks()
             if found or time.monotonic() >= end:
                 return found
 
     def lost(self) -> int:
-        """Events that found the ring full since the start."""
-        return self._earlier + self._told.lost() + self._guard.lost()
+        """Events that found the ring full since the start, as it was a moment ago."""
+        if time.monotonic() >= self._count_next:
+            self._count_next = time.monotonic() + _COUNT
+            self._lost = self._earlier + self._told.lost() + self._guard.lost()
+        return self._lost
 
     def close(self) -> None:
         """Nothing is told any more."""
@@ -90,7 +97,8 @@ class KernelFlows:
             self._refresh()
         told = self._told.take(BATCH)
         drops = self._guard.take(BATCH)
-        self._next = now if len(told) == BATCH * STRIDE else now + _STEP
+        count = length(told)
+        self._next = now + (_STEP if count < _MANY else _LONG_STEP if count < BATCH else 0.0)
         parts = [(data, self._ages.note(data, now), self._sight) for data in self._by_policy(told)]
         rest, begins = [drops], {}
         for data, begin in self._ages.over(now):

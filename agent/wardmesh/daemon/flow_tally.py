@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure: the kernel's events added up for the metrics, by columns of bytes, without a look at one of them alone.
+"""Pure: the kernel's events added up for the metrics, by columns of bytes, not by looking at each of them.
 
 Columns are folded into one another: each value of a column gets a small number, so that two columns, each
-seen as one big integer and added up, are a column of the numbers of their pairs. Traffic has few different ones.
+seen as one big integer and added up, are a column of the numbers of their pairs. Traffic has few of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wardmesh.observe.metrics_flows import Tally
 
 FROM_NETWORK, TO_NETWORK = 10, 11  # flow.TraceObservationPoint
 AUDITED = 66
-_COLUMNS = ("kind", "reason", "direction", "family", "protocol", "tcp_flags", "icmp_type")
+_FIELDS = ("kind", "reason", "direction", "family", "protocol", "tcp_flags", "icmp_type")
 _WITH_PORTS = (TCP, UDP, SCTP)
 _EVERY = bytes(range(256))
 Names = dict[int, tuple[int, ...]]
@@ -32,9 +32,11 @@ def tally(data: bytes) -> Tally:
     if not data:
         return Tally({}, {})
     found: Counter[tuple[int, ...]] = Counter()
-    for values, count in joint([column(data, name) for name in _COLUMNS]).items():
+    fields = [column(data, name) for name in _FIELDS]
+    for values, count in joint(fields).items():
         found[_key(*values)] += count
-    return Tally(found, _ports(data))
+    by_name = dict(zip(_FIELDS, fields))
+    return Tally(found, _ports(data, by_name["kind"], by_name["protocol"]))
 
 
 def _key(
@@ -50,9 +52,8 @@ def _key(
     return (Kind.TRACE, FROM_NETWORK if direction == INGRESS else TO_NETWORK, 0, Verdict.FORWARDED, *rest)
 
 
-def _ports(data: bytes) -> dict[tuple[int, int], int]:
+def _ports(data: bytes, kinds: bytes, protocols: bytes) -> dict[tuple[int, int], int]:
     """New connections by port and protocol."""
-    kinds, protocols = column(data, "kind"), column(data, "protocol")
     pairs = column(data, "dport"), column(data, "dport", 1)
     found: dict[tuple[int, int], int] = {}
     for protocol in _WITH_PORTS:

@@ -22,7 +22,6 @@ HEAD = struct.Struct("=II")  # length with two flags, offset of the ring's first
 _BUSY, _DISCARDED = 1 << 31, 1 << 30
 STRIDE = HEAD.size + (ev.EVENT.size + 7 & ~7)  # bytes from one event to the next
 _WORD = 4  # bytes of a head's length, by which heads are compared
-_LONGEST = 4096  # events that are judged at once
 
 
 class EventRing:
@@ -38,7 +37,7 @@ class EventRing:
             fd, mmap.PAGESIZE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE
         )
         self._words = memoryview(self._data).cast("I")
-        self._whole = memoryview(array("I", [ev.EVENT.size]) * _LONGEST)
+        self._whole = memoryview(array("I", [ev.EVENT.size]) * (size // STRIDE))
         self.strange = 0
 
     def close(self) -> None:
@@ -66,7 +65,7 @@ class EventRing:
         (end,) = _POSITION.unpack_from(self._data)
         while position < end and most > 0:
             start = mmap.PAGESIZE + (position & (self._size - 1))
-            done = self._done(start, min(most, (end - position) // STRIDE, _LONGEST))
+            done = self._done(start, min(most, (end - position) // STRIDE))
             if done:  # the heads were read before the copy: what they say is done stays as it is
                 pieces.append(self._data[start : start + done * STRIDE])
                 position += done * STRIDE

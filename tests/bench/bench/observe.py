@@ -1,75 +1,262 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one observer takes in: the kernel's events to named flows and to messages."""
+"""What one observer takes in: the kernel's events into its ring, to named flows and to messages; and its memory."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from bench.firewall import FEW, Runs, Size, loaded
+from bench.firewall import FEW, FLOWS_MAX, Runs, Size, loaded
 from bench.report import REPO, Section, median
 
 sys.path.insert(0, str(REPO))
 
 KEPT = 65_535  # the most that hubble.eventBufferCapacity takes
 SHARE = 0.05  # of a core
+LOOK = 0.02  # seconds between two looks of an observer
+RATES = (30_000, 100_000, 300_000, 600_000, 1_000_000)  # events a second
+SECONDS = 4.0  # of each rate
+MEMBERS = 1_000
+TABLE = 262_144  # flows of which aggregates are made
+PYTHON = "/usr/bin/python3"  # with the distribution's libraries, as on a host
+HUBBLE = "hubble: {enabled: true, eventBufferCapacity: %d}\nprometheus: {enabled: true}\n"
+# In a mount namespace of its own, in which its pins lie where an agent's do.
+START = 'mount --bind "$1" /sys/fs/bpf && exec "$2" -m wardmesh --root "$3" observer'
+
+
+class Feed:
+    """New flows of one host, from the real program."""
+
+    def __init__(self, runs: Runs, size: Size) -> None:
+        self._runs, self._sent = runs, 0
+        self._driver = runs.drivers[4].point(runs.programs["ingress"])
+        self._frame = runs.frame(4, "ingress", size.newcomer(4), 2)
+
+    def send(self, count: int) -> None:
+        """So many packets, each of a new flow: of one port after another, until none is new."""
+        if self._sent + count > FEW * 4:
+            self._runs.forget()
+            self._sent = 0
+        self._runs.time(self._driver, self._frame, count)
+        self._sent += count
+
+    def pace(self, rate: int, seconds: float) -> int:
+        """So many a second for so long; how many there were."""
+        start, sent = time.monotonic(), 0
+        while True:
+            spent = time.monotonic() - start
+            if spent >= seconds:
+                return sent
+            due = min(int(rate * spent) - sent, FEW)
+            if due > 0:
+                self.send(due)
+                sent += due
+            time.sleep(LOOK / 4)
+
+
+class Process:
+    """A real observer in a process of its own, with the distribution's Python and its libraries."""
+
+    def __init__(self, pins: Path, root: Path) -> None:
+        self.socket = root / "run/wardmesh/hubble.sock"
+        self._process = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", START, "sh", str(pins), PYTHON, str(root)],
+            env={**os.environ, "PYTHONPATH": str(REPO / "agent"), "MALLOC_ARENA_MAX": "2"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._tasks = Path(f"/proc/{self._process.pid}/task")
+        while not self.socket.exists():
+            if self._process.poll() is not None:
+                raise RuntimeError((self._process.communicate()[1] or "").strip())
+            time.sleep(0.05)
+        time.sleep(3)
+
+    def cpu(self) -> float:
+        """Seconds that it has had of a core, all of its threads."""
+        found = 0
+        for task in self._tasks.iterdir():
+            with contextlib.suppress(OSError):
+                found += int((task / "schedstat").read_text().split()[0])
+        return found / 1e9
+
+    def resident(self) -> float:
+        """MiB; what is shared with others is counted, too."""
+        for line in (self._tasks.parent / "status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    def seen(self) -> int:
+        """Flows that it has taken in."""
+        return int(self._ask("ServerStatus", "observer.ServerStatusRequest", "observer.ServerStatusResponse"))
+
+    def _ask(self, method: str, asked: str, answered: str) -> int:
+        import grpc
+
+        from wardmesh.observe.proto import message
+
+        with grpc.insecure_channel(f"unix:{self.socket}") as channel:
+            call = channel.unary_unary(
+                f"/observer.Observer/{method}",
+                request_serializer=lambda sent: sent.SerializeToString(),
+                response_deserializer=message(answered).FromString,
+            )
+            return int(call(message(asked)(), wait_for_ready=True, timeout=30).seen_flows)
+
+    def read_all(self) -> tuple[int, float]:
+        """A client's question for every flow: how many it got, and seconds."""
+        import grpc
+
+        from wardmesh.observe.getflows import ALL
+        from wardmesh.observe.proto import message
+
+        started = time.monotonic()
+        with grpc.insecure_channel(f"unix:{self.socket}") as channel:
+            call = channel.unary_stream(
+                "/observer.Observer/GetFlows", request_serializer=lambda sent: sent.SerializeToString()
+            )
+            count = sum(1 for _answer in call(message("observer.GetFlowsRequest")(number=ALL)))
+        return count, time.monotonic() - started
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.communicate(timeout=30)
+
+
+def _root(folder: Path) -> Path:
+    """A host's files: the configuration, and a fleet of a thousand."""
+    from tests.fleets import numbered_bytes
+
+    etc = folder / "etc/wardmesh"
+    etc.mkdir(parents=True)
+    sizes = f"bpf: {{membersMax: 131072, policyRowsMax: 4096, flowsMax: {FLOWS_MAX}}}\n"
+    (etc / "config.yaml").write_text(sizes + HUBBLE % KEPT)
+    (etc / "fleet.json").write_bytes(numbered_bytes(MEMBERS, 200))
+    return folder
+
+
+@contextlib.contextmanager
+def _process(wall: Any) -> Iterator[Process]:
+    with tempfile.TemporaryDirectory() as name:
+        process = Process(wall.folder.parents[2], _root(Path(name)))
+        try:
+            yield process
+        finally:
+            process.close()
 
 
 def run(say: Callable[[str], None], passes: int = 5) -> Section:
-    """CPU seconds of this thread; events come from new flows through the real program and the real ring."""
+    """Events come from new flows through the real program and the real ring."""
+    size = Size(1_000, MEMBERS)
+    section = Section(
+        "The observer",
+        f"Events of new flows, from the real programs and the kernel's ring. First a real observer with gRPC and "
+        f"metrics, in a process of its own with the distribution's Python, while flows begin at a pace for "
+        f"{SECONDS:.0f} s: kept counts events that are copied into its own ring of {KEPT:,} and counted for "
+        "the metrics, raw, not yet named; CPU is that of all its threads. Then, by the thread, what comes with the "
+        f"asking: events that are decoded and named with a fleet of {MEMBERS:,} (medians of {passes} passes over "
+        f"{FEW:,}), and as messages of Hubble's API. Aggregates: of a table of {TABLE:,} flows. Resident memory is "
+        "VmRSS. What an event costs the packet: see the firewall. `make bench PART=observe`",
+        ("what", "a second", "CPU, % of a core", "lost"),
+    )
+    with loaded(size) as wall:
+        runs = Runs(wall, size)
+        try:
+            with _process(wall) as process:
+                _paces(say, section, Feed(runs, size), process)
+            with _process(wall) as process:
+                _memory(say, section, Feed(runs, size), process)
+            for row in _read(say, runs, size, passes):
+                section.rows.append(row)
+        finally:
+            runs.close()
+    return section
+
+
+def _paces(say: Callable[[str], None], section: Section, feed: Feed, process: Process) -> None:
+    for rate in RATES:
+        say(f"{rate:,} flows a second")
+        seen, cpu, started = process.seen(), process.cpu(), time.monotonic()
+        sent = feed.pace(rate, SECONDS)
+        time.sleep(5 * LOOK)
+        seconds = time.monotonic() - started
+        share = (process.cpu() - cpu) / seconds
+        kept = process.seen() - seen
+        section.rows.append(
+            (
+                f"kept while {rate:,} begin",
+                f"{kept / seconds:,.0f}",
+                f"{100 * share:.1f}",
+                f"{100 * (sent - kept) / sent:.1f} %",
+            )
+        )
+        if rate == 300_000:
+            section.judge(
+                "events kept a second at 5 % of a core", kept / seconds / share * SHARE, rate, at_most=False
+            )
+
+
+def _memory(say: Callable[[str], None], section: Section, feed: Feed, process: Process) -> None:
+    say("memory")
+    fresh = process.resident()
+    section.rows.append(("resident, fresh, MiB", f"{fresh:.0f}", "", ""))
+    section.judge("resident, fresh", fresh, 60, unit=" MiB")
+    feed.pace(50_000, 2.0)
+    time.sleep(1)
+    section.rows.append(
+        (f"resident after 100,000 flows ({KEPT:,} kept), MiB", f"{process.resident():.0f}", "", "")
+    )
+    count, seconds = process.read_all()
+    time.sleep(1)
+    section.rows.append(
+        (f"resident after a client has read all {count:,}, MiB", f"{process.resident():.0f}", "", "")
+    )
+    section.rows.append(("flows that this client got", f"{count / seconds:,.0f}", "", ""))
+
+
+def _read(say: Callable[[str], None], runs: Runs, size: Size, passes: int) -> Iterator[Sequence[str]]:
+    """What comes with the asking, by the thread."""
     from tests.fleets import numbered
 
-    from wardmesh.daemon.flow_events import Raw, Translator
-    from wardmesh.datapath import event_contract as ev
+    from wardmesh.daemon.flow_events import Sight
+    from wardmesh.daemon.flow_looks import Look
     from wardmesh.datapath import fw_contract as fw
     from wardmesh.datapath.event_ring import EventRing, watch
     from wardmesh.observe.getflows import Encoder
     from wardmesh.observe.names import Namer, Names
-    from wardmesh.observe.ring import Ring
+    from wardmesh.observe.stretch import Seen
 
-    size, fleet = Size(1_000, 1_000), numbered(1_000, 200)
-    reading, naming, encoding = [], [], []
-    with loaded(size) as wall:
-        runs = Runs(wall, size)
-        events = EventRing(runs._map("events"), fw.EVENTS_BYTES)
-        watch(runs._map("watch"), told=True)
-        namer, ring = Namer(Names(fleet, "h1")), Ring(KEPT)
-        encoder = Encoder(lambda: "c/h1")
-        frame = runs.frame(4, "ingress", size.newcomer(4), 2)
-        for number in range(passes):
-            say(f"pass {number + 1} of {passes}: {FEW:,} events")
-            runs.forget()
-            runs.time(runs.drivers[4].point(runs.programs["ingress"]), frame, FEW)
-            translator = Translator("h1", 1, lambda _index: "eth0", 0)
-            started = time.thread_time()
-            told = [translator.event(Raw._make(ev.EVENT.unpack(data))) for data in events.read(FEW)]
-            reading.append(len(told) / (time.thread_time() - started))
-            started = time.thread_time()
-            flows = [namer.flow(event) for event in told]
-            ring.add(flows)
-            naming.append(len(told) / (time.thread_time() - started))
-            started = time.thread_time()
-            for flow in flows[:4_000]:
-                encoder.message(flow, None).SerializeToString()
-            encoding.append(4_000 / (time.thread_time() - started))
-        watch(runs._map("watch"), told=False)
-        events.close()
-        runs.close()
-    whole = 1 / (1 / median(reading) + 1 / median(naming))
-    section = Section(
-        "The observer",
-        f"Events of {FEW:,} new flows at a time, from the kernel's ring to flows with names of a fleet of "
-        f"1,000, kept in a ring of {KEPT:,}; then as messages of Hubble's API. CPU seconds of one thread, "
-        f"medians of {passes} passes. What an event costs the packet: see the firewall. "
-        "`make bench PART=observe`",
-        ("step", "a second, at 100 % of a core", "at 5 %"),
-        [
-            ("events read from the ring", f"{median(reading):,.0f}", f"{median(reading) * SHARE:,.0f}"),
-            ("named and kept", f"{median(naming):,.0f}", f"{median(naming) * SHARE:,.0f}"),
-            ("both", f"{whole:,.0f}", f"{whole * SHARE:,.0f}"),
-            ("as messages, for each client", f"{median(encoding):,.0f}", f"{median(encoding) * SHARE:,.0f}"),
-        ],
+    naming, encoding = [], []
+    events = EventRing(runs._map("events"), fw.EVENTS_BYTES)
+    watch(runs._map("watch"), told=True)
+    namer, encoder, feed = (
+        Namer(Names(numbered(MEMBERS, 200), "h1")),
+        Encoder(lambda: "c/h1"),
+        Feed(runs, size),
     )
-    section.judge("records a second at 5 % of a core", whole * SHARE, 300_000, at_most=False)
-    return section
+    sight = Sight("h1", 300, 0, {})
+    for number in range(passes):
+        say(f"pass {number + 1} of {passes}: {FEW:,} events")
+        feed.send(FEW)
+        look = Look(events.take(FEW), sight, {})
+        seen = Seen(look, namer.names, namer.take(len(look)), namer.uuid)
+        started = time.thread_time()
+        flows = [flow for first in range(0, len(look), 256) for flow in seen.entries(first, first + 256)]
+        naming.append(len(flows) / (time.thread_time() - started))
+        started = time.thread_time()
+        for flow in flows[:4_000]:
+            encoder.message(flow, None).SerializeToString()
+        encoding.append(4_000 / (time.thread_time() - started))
+    watch(runs._map("watch"), told=False)
+    events.close()
+    yield "decoded and named", f"{median(naming):,.0f}", "100", ""
+    yield "as messages, for each client", f"{median(encoding):,.0f}", "100", ""
