@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one observer takes in: the kernel's events into its ring, to named flows and to messages; and its memory."""
+"""What one observer takes in: the kernel's events into its ring, as flows, as messages; and its memory."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bench.firewall import FEW, FLOWS_MAX, Runs, Size, loaded
 from bench.report import REPO, Section, median
@@ -21,12 +22,24 @@ sys.path.insert(0, str(REPO))
 KEPT = 65_535  # the most that hubble.eventBufferCapacity takes
 SHARE = 0.05  # of a core
 LOOK = 0.02  # seconds between two looks of an observer
-RATES = (30_000, 100_000, 300_000, 600_000, 1_000_000)  # events a second
+RATES = (10_000, 100_000, 300_000, 1_000_000)  # events a second
+TO_REACH = 300_000
 SECONDS = 4.0  # of each rate
 MEMBERS = 1_000
 TABLE = 262_144  # flows of which aggregates are made
 PYTHON = "/usr/bin/python3"  # with the distribution's libraries, as on a host
 HUBBLE = "hubble: {enabled: true, eventBufferCapacity: %d}\nprometheus: {enabled: true}\n"
+METHOD = (
+    "Events of new flows, from the real programs and the kernel's ring. First a real observer with gRPC and "
+    "metrics, in a process of its own with the distribution's Python, while flows begin at a pace for "
+    f"{SECONDS:.0f} s: kept counts events that are copied into its own ring of {KEPT:,} and counted for the "
+    "metrics, as bytes, not yet named; CPU is that of all its threads, medians of 3. A pace that the sender "
+    "does not reach beside its neighbours shows in what was kept. Resident memory is VmRSS. Then, by a "
+    f"thread, what comes with the asking: events that are decoded and named with a fleet of {MEMBERS:,}, of "
+    f"{FEW:,} at a time, and as messages of Hubble's API. Aggregates: how many flows of a full table have time "
+    "left, once a second (what the metrics ask); fresh: who holds a slot says so, old: every entry is read. "
+    "What an event costs the packet: see the firewall. `make bench PART=observe`"
+)
 # In a mount namespace of its own, in which its pins lie where an agent's do.
 START = 'mount --bind "$1" /sys/fs/bpf && exec "$2" -m wardmesh --root "$3" observer'
 
@@ -157,17 +170,7 @@ def _process(wall: Any) -> Iterator[Process]:
 def run(say: Callable[[str], None], passes: int = 5) -> Section:
     """Events come from new flows through the real program and the real ring."""
     size = Size(1_000, MEMBERS)
-    section = Section(
-        "The observer",
-        f"Events of new flows, from the real programs and the kernel's ring. First a real observer with gRPC and "
-        f"metrics, in a process of its own with the distribution's Python, while flows begin at a pace for "
-        f"{SECONDS:.0f} s: kept counts events that are copied into its own ring of {KEPT:,} and counted for "
-        "the metrics, raw, not yet named; CPU is that of all its threads. Then, by the thread, what comes with the "
-        f"asking: events that are decoded and named with a fleet of {MEMBERS:,} (medians of {passes} passes over "
-        f"{FEW:,}), and as messages of Hubble's API. Aggregates: of a table of {TABLE:,} flows. Resident memory is "
-        "VmRSS. What an event costs the packet: see the firewall. `make bench PART=observe`",
-        ("what", "a second", "CPU, % of a core", "lost"),
-    )
+    section = Section("The observer", METHOD, ("what", "a second", "CPU, % of a core", "lost"))
     with loaded(size) as wall:
         runs = Runs(wall, size)
         try:
@@ -175,34 +178,34 @@ def run(say: Callable[[str], None], passes: int = 5) -> Section:
                 _paces(say, section, Feed(runs, size), process)
             with _process(wall) as process:
                 _memory(say, section, Feed(runs, size), process)
-            for row in _read(say, runs, size, passes):
-                section.rows.append(row)
+            section.rows += _read(say, runs, size, passes)
         finally:
             runs.close()
+    _aggregates(say, section, passes)
     return section
 
 
 def _paces(say: Callable[[str], None], section: Section, feed: Feed, process: Process) -> None:
     for rate in RATES:
         say(f"{rate:,} flows a second")
-        seen, cpu, started = process.seen(), process.cpu(), time.monotonic()
-        sent = feed.pace(rate, SECONDS)
-        time.sleep(5 * LOOK)
-        seconds = time.monotonic() - started
-        share = (process.cpu() - cpu) / seconds
-        kept = process.seen() - seen
+        found = [_pace(rate, feed, process) for _ in range(3)]
+        kept, share, lost = sorted(found, key=lambda one: one[1] / one[0])[1]
         section.rows.append(
-            (
-                f"kept while {rate:,} begin",
-                f"{kept / seconds:,.0f}",
-                f"{100 * share:.1f}",
-                f"{100 * (sent - kept) / sent:.1f} %",
-            )
+            (f"kept while {rate:,} begin", f"{kept:,.0f}", f"{100 * share:.1f}", f"{100 * lost:.1f} %")
         )
-        if rate == 300_000:
-            section.judge(
-                "events kept a second at 5 % of a core", kept / seconds / share * SHARE, rate, at_most=False
-            )
+        if rate == TO_REACH:
+            possible = kept / share * SHARE
+            section.judge("events kept a second at 5 % of a core", possible, TO_REACH, at_most=False)
+
+
+def _pace(rate: int, feed: Feed, process: Process) -> tuple[float, float, float]:
+    """Events kept a second, the share of a core that this took, and the share of events that were lost."""
+    seen, cpu, started = process.seen(), process.cpu(), time.monotonic()
+    sent = feed.pace(rate, SECONDS)
+    seconds, share = time.monotonic() - started, process.cpu() - cpu
+    time.sleep(0.3)  # what waits in the ring is read
+    kept = process.seen() - seen
+    return kept / seconds, share / seconds, 1 - kept / sent
 
 
 def _memory(say: Callable[[str], None], section: Section, feed: Feed, process: Process) -> None:
@@ -260,3 +263,41 @@ def _read(say: Callable[[str], None], runs: Runs, size: Size, passes: int) -> It
     events.close()
     yield "decoded and named", f"{median(naming):,.0f}", "100", ""
     yield "as messages, for each client", f"{median(encoding):,.0f}", "100", ""
+
+
+def _aggregates(say: Callable[[str], None], section: Section, passes: int) -> None:
+    from wardmesh.datapath.flow_table import FlowTable
+
+    now = 100_000  # ticks
+    for word, way in (("fresh", 1), ("old", -1)):
+        say(f"aggregates of {TABLE:,} flows, {word}")
+        with tempfile.TemporaryFile() as file:
+            sets = _write_table(file, now, way)
+            spent = []
+            with FlowTable(file.fileno(), 4, sets) as table:
+                for _pass in range(passes):
+                    time.sleep(1)
+                    started = time.thread_time()
+                    counted = table.live(now)
+                    spent.append(time.thread_time() - started)
+                    if counted != TABLE:
+                        raise RuntimeError(f"{counted} of {TABLE}")
+        share = 100 * median(spent)
+        section.rows.append((f"aggregates of {TABLE:,} flows, {word}", "1", f"{share:.2f}", ""))
+        section.judge(f"aggregates once a second, {word}", share, 1, unit=" % of a core")
+
+
+def _write_table(file: BinaryIO, now: int, way: int) -> int:
+    """A full table; how many sets it has. Holders' ends are up to 300 ticks ahead (way 1) or behind (-1)."""
+    from wardmesh.datapath import fw_contract as fw
+
+    chance, sets = random.Random(1), TABLE // fw.WAYS
+    key = bytes(fw.FLOW4_KEY.size)
+    for _set in range(sets):
+        ends = [now + way * chance.randrange(1, 300) for _way in range(fw.WAYS)]
+        holds = (end << 32 | chance.randrange(2, 1 << 32) | fw.TAG_ANSWERED for end in ends)
+        until = now + chance.randrange(300)
+        flow = fw.FLOW.pack(1, 1, 1, 1, 1, 1, 1, 1, 300, 1, until, fw.FLOW_REPLIED)
+        file.write(fw.HEAD.pack(*holds) + (key + flow) * fw.WAYS)
+    file.flush()
+    return sets
