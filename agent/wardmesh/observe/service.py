@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from wardmesh.host.files import read_bytes, stamp
@@ -171,7 +171,7 @@ class Observer:
                 raise
             LOG.error("hubble: only the socket is served: %s", error)
             wanted = Plan()
-        self._gate = gate_of(names.fleet, tls)
+        self._gate = gate_of(names.fleet, tls, self.settings.revoked)
         if self._server is not None and wanted == self._plan:
             return
         problem = why_unusable(tls)
@@ -227,11 +227,12 @@ def with_rollout(settings: Settings, paths: Paths) -> Settings:
     return replace(settings, tls=rollout_tls(paths))
 
 
-def gate_of(fleet: FleetMap | None, tls: Tls | None) -> Gate:
+def gate_of(fleet: FleetMap | None, tls: Tls | None, revoked: Iterable[str] = ()) -> Gate:
     """Who may ask under a fleet map: the own cluster's members; others' are asked through their own."""
     members = fleet.home if fleet else ()
     addresses = {address for member in members for address in member.addresses}
     names = None
     if fleet is not None and tls is not None and tls.rollout:
         names = [server_name(member.name, fleet.cluster.name) for member in members]
-    return Gate(addresses, certified=tls is not None and tls.client_ca is not None, names=names)
+    certified = tls is not None and tls.client_ca is not None
+    return Gate(addresses, certified=certified, names=names, revoked=revoked)

@@ -35,9 +35,9 @@ METHOD = (
     f"{SECONDS:.0f} s: kept counts events that are copied into its own ring of {KEPT:,} and counted for the "
     "metrics, as bytes, not yet named; CPU is that of all its threads, medians of 3. A pace that the sender "
     "does not reach beside its neighbours shows in what was kept. Resident memory is VmRSS. Then, by a "
-    f"thread, what comes with the asking: events that are decoded and named with a fleet of {MEMBERS:,}, of "
-    f"{FEW:,} at a time, and as messages of Hubble's API. Aggregates: how many flows of a full table have time "
-    "left, once a second (what the metrics ask); fresh: who holds a slot says so, old: every entry is read. "
+    f"thread, what comes with the asking: events that are decoded and named with a fleet of {MEMBERS:,}, "
+    f"{FEW:,} at a time, and as messages of Hubble's API. Aggregates: how many flows of a full table have "
+    "time left, once a second (what the metrics ask); fresh: who holds a slot says so, old: every entry is read. "
     "What an event costs the packet: see the firewall. `make bench PART=observe`"
 )
 # In a mount namespace of its own, in which its pins lie where an agent's do.
