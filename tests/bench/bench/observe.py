@@ -37,8 +37,8 @@ METHOD = (
     "does not reach beside its neighbours shows in what was kept. Resident memory is VmRSS. Then, by a "
     f"thread, what comes with the asking: events that are decoded and named with a fleet of {MEMBERS:,}, "
     f"{FEW:,} at a time, and as messages of Hubble's API. Aggregates: how many flows of a full table have "
-    "time left, once a second (what the metrics ask); fresh: who holds a slot says so, old: every entry is read. "
-    "What an event costs the packet: see the firewall. `make bench PART=observe`"
+    "time left, once a second (what the metrics ask); fresh: who holds a slot says so, old: every entry is "
+    "read. What an event costs the packet: see the firewall. `make bench PART=observe`"
 )
 # In a mount namespace of its own, in which its pins lie where an agent's do.
 START = 'mount --bind "$1" /sys/fs/bpf && exec "$2" -m wardmesh --root "$3" observer'
