@@ -24,6 +24,7 @@ _FIELDS = ("kind", "reason", "direction", "family", "protocol", "tcp_flags", "ic
 _WITH_PORTS = (TCP, UDP, SCTP)
 _EVERY = bytes(range(256))
 Names = dict[int, tuple[int, ...]]
+_WHOLE = b"\0\xff" + bytes(254)
 _FEW = 48  # values up to which counting each is cheaper than a dictionary
 
 
@@ -60,11 +61,12 @@ def _ports(data: bytes, kinds: bytes, protocols: bytes) -> dict[tuple[int, int],
         if protocol not in protocols:
             continue
         wanted = _both(kinds, ev.EVENT_NEW, protocols, protocol)
-        if 0 not in wanted and _few(pairs):
-            counts = {high << 8 | low: count for (high, low), count in joint(pairs).items()}
+        chosen = [_masked(pair, wanted) for pair in pairs]  # 0 elsewhere, which is no port
+        if _few(chosen):
+            counts = {high << 8 | low: count for (high, low), count in joint(chosen).items()}
         else:
-            chosen = Counter(compress(halves(data, "dport"), wanted))
-            counts = {socket.ntohs(port): count for port, count in chosen.items()}
+            ports = Counter(compress(halves(data, "dport"), wanted))
+            counts = {socket.ntohs(port): count for port, count in ports.items()}
         found.update(((port, protocol), count) for port, count in counts.items() if port)
     return found
 
@@ -76,6 +78,14 @@ def _both(one: bytes, value: int, other: bytes, wanted: int) -> bytes:
     left, right = one.translate(_only(value)), other.translate(_only(wanted))
     both = int.from_bytes(left, "little") & int.from_bytes(right, "little")
     return both.to_bytes(len(one), "little")
+
+
+def _masked(column_: bytes, wanted: bytes) -> bytes:
+    """The column where the other one has 1, else 0."""
+    if 0 not in wanted:
+        return column_
+    mask = int.from_bytes(wanted.translate(_WHOLE), "little")
+    return (int.from_bytes(column_, "little") & mask).to_bytes(len(column_), "little")
 
 
 def _only(value: int) -> bytes:
