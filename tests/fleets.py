@@ -11,6 +11,11 @@ from wardmesh.model.map_parser import parse_fleet_map
 
 def numbered(count: int, groups: int) -> FleetMap:
     """Members h1, h2, … of a cluster c; the label app has one of so many values, a0, a1, …"""
+    return parse_fleet_map(numbered_bytes(count, groups), "numbered")
+
+
+def numbered_bytes(count: int, groups: int) -> bytes:
+    """The same as it lies on a host."""
     members = [
         {
             "name": f"h{number}",
@@ -21,7 +26,7 @@ def numbered(count: int, groups: int) -> FleetMap:
         for number in range(1, count + 1)
     ]
     document = {"format": 1, "generation": 1, "cluster": {"name": "c", "id": 1}, "members": members}
-    return parse_fleet_map(canonical({**document, "digest": digest_of(document)}) + b"\n", "numbered")
+    return canonical({**document, "digest": digest_of(document)}) + b"\n"
 
 
 def rules(count: int, groups: int, ports: int) -> str:

@@ -106,7 +106,7 @@ class Host:
 
     def told(self) -> list[FlowEvent]:
         """Everything that the kernel has to say."""
-        return list(self.source.poll(0.0))
+        return [event for look in self.source.poll(0.0) for event in look.between(0, len(look))]
 
     def close(self) -> None:
         """Let everything go."""
@@ -191,7 +191,8 @@ def test_pings_carry_their_type_and_no_ports(host: Host) -> None:
 
 
 def test_a_flow_without_a_farewell_ends_with_its_time(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow_source, "_FRESH", 0.0)
+    monkeypatch.setattr(host.source._ages, "_fresh", 0.0)
+    host.source._ages._young.clear()  # flows of other tests, which are due later
     assert host.bench.passes(INGRESS, to_us(FRIEND4, udp(4000, 53)))
     assert host.bench.passes(EGRESS, from_us(FRIEND4, udp(53, 4000)))
     assert [one.kind for one in host.told()] == [Kind.VERDICT, Kind.TRACE]
@@ -201,7 +202,7 @@ def test_a_flow_without_a_farewell_ends_with_its_time(host: Host, monkeypatch: p
         place = table.find(slot.key) + len(slot.key) + fw.FLOW.size - 8
         (expires,) = struct.unpack_from("=I", table, place)
         struct.pack_into("=I", table, place, expires - 1000)
-    host.source._due[0] = (0.0, *host.source._due[0][1:])
+    host.source._ages._old[0] = (0.0, *host.source._ages._old[0][1:])
     (ended,) = host.told()
     assert ended.traffic is not None and ended.traffic.closed
     assert (ended.traffic.packets, ended.traffic.packets_back) == (1, 1)
@@ -247,6 +248,41 @@ def test_the_guards_maps_may_be_made_anew(host: Host, monkeypatch: pytest.Monkey
     assert host.told() == []
     host.unencrypted(EGRESS)
     assert [one.drop_reason for one in host.told()] == [195]
+
+
+def test_a_flow_keeps_the_rules_that_it_was_seen_with(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two policy sets between two looks: what the first one allowed has its rule, and so has the second."""
+    files = {"web.yaml": POLICIES["web.yaml"].replace("name: web", "name: shop")}
+    answer = {"revision": 4, "files": files}
+    assert host.bench.passes(INGRESS, to_us(FRIEND4, tcp(4000, 80)))
+    assert host.bench.passes(EGRESS, from_us(FRIEND4, tcp(80, 4000, SYN | ACK)))
+    monkeypatch.setattr(host.source, "_policy", lambda: answer)
+    host.firewall.set_policy(host_tables(parse_policies(sorted(files.items()), "test"), FLEET, "h1"))
+    assert host.bench.passes(INGRESS, to_us(FRIEND4, tcp(4001, 80)))
+    looks = host.source.poll(0.0)
+    assert len(looks) == 2
+    events = [event for look in looks for event in look.between(0, len(look))]
+    rules = [(one.source_port, one.allowed_by) for one in events if one.kind is Kind.VERDICT]
+    kind = "CiliumClusterwideNetworkPolicy"
+    assert rules == [(4000, (Policy("web", "", kind, 3),)), (4001, (Policy("shop", "", kind, 4),))]
+    monkeypatch.undo()
+    host.source._refresh()
+
+
+def test_a_device_that_is_gone_is_named_by_who_saw_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host.bench.passes(INGRESS, to_us(FRIEND4, tcp(4000, 80)))
+    (look,) = host.source.poll(0.0)
+    (before,) = look.between(0, 1)
+    assert before.interface
+    monkeypatch.setattr(flow_source.socket, "if_indextoname", _gone)
+    host.source._refresh()
+    assert host.bench.passes(INGRESS, to_us(FRIEND4, tcp(4001, 80)))
+    (later,) = host.told()
+    assert later.interface == "" and look.between(0, 1) == [before]
+
+
+def _gone(_index: int) -> str:
+    raise OSError
 
 
 def test_nobody_listens_after_close(host: Host) -> None:

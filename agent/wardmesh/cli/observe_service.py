@@ -22,7 +22,7 @@ from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config
 from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap
-from wardmesh.observe.flow import FlowEvent, LostSource
+from wardmesh.observe.flow import Events, LostSource
 from wardmesh.observe.metrics_flows import FlowCounters
 from wardmesh.observe.replay import Replay
 from wardmesh.observe.service import Observer, read_config
@@ -88,8 +88,9 @@ def _observer(paths: Paths, config: Config, replay: Path | None, flows: FlowCoun
             remedy="set one of them to true",
         )
 
-    def told(events: Sequence[FlowEvent], lost: int) -> None:
-        flows.count_all(events)
+    def told(looks: Sequence[Events], lost: int) -> None:
+        for events in looks:
+            flows.add(events.tally())
         if lost:
             flows.lose(LostSource.KERNEL, lost)
 

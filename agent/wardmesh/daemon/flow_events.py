@@ -1,194 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure: the kernel's events as the observer's. Keeps what is needed of open flows, at most so many."""
+"""Pure: the kernel's events as the observer's, with what was right when they came."""
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from wardmesh.daemon.flow_tally import AUDITED, FROM_NETWORK, TO_NETWORK
+from wardmesh.daemon.raw_events import Raw
 from wardmesh.daemon.rule_book import WORLDS, RuleBook
 from wardmesh.datapath import event_contract as ev
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.contract import EGRESS, INGRESS
 from wardmesh.model.fleetmap import Address
-from wardmesh.observe.flow import Direction, FlowEvent, Kind, Policy, Traffic, Verdict
+from wardmesh.observe.flow import ICMP, ICMP6, TCP, Direction, FlowEvent, Kind, Policy, Traffic, Verdict
 from wardmesh.policy.engine import Grant
 
-OPEN_MAX = 1 << 17  # flows whose beginning is remembered; beyond it the oldest are forgotten
-_FROM_NETWORK, _TO_NETWORK = 10, 11  # flow.TraceObservationPoint
 _ESTABLISHED, _REPLY = 2, 3  # flow.TraceReason
 _L3_ONLY, _L3_L4, _ALL = 1, 2, 4  # upstream's PolicyMatchType (pkg/monitor/api)
-_AUDITED, _FAILSAFE = 66, 67
-_ICMP = (1, 58)
-_TCP = 6
+_FAILSAFE = 67
 _TUNNEL_DEVICES = "wardmesh_wg"
+_ADDRESSES = 16384  # that are remembered
 
 
-class Raw(NamedTuple):
-    """event_contract.EVENT, field by field."""
+@dataclass(frozen=True)
+class Sight:
+    """What an event is read with. Never changed: another one is made, and old events keep theirs.
 
-    time: int
-    source: bytes
-    dest: bytes
-    bytes_there: int
-    bytes_back: int
-    packets_there: int
-    packets_back: int
+    own, identity: this member's. offset: unix less monotonic ns. devices: names by index; revision: of rules.
+    """
+
+    own: str
     identity: int
-    row: int
-    generation: int
-    ifindex: int
-    place: int
-    sport: bytes
-    dport: bytes
-    port_class: int
-    kind: int
-    reason: int
-    direction: int
-    opened: int
-    cell: int
-    state: int
-    family: int
-    protocol: int
-    tcp_flags: int
-    icmp_type: int
-    icmp_code: int
+    offset: int
+    devices: Mapping[int, str] = field(default_factory=dict)
+    rules: RuleBook = field(default_factory=lambda: RuleBook({}, None, ""))
+    revision: int = 0
 
-
-class Open(NamedTuple):
-    """A flow that was told of. time: monotonic, ns; event: of its first packet."""
-
-    time: int
-    event: FlowEvent
-
-
-class Translator:
-    """own, identity: this member's. name_of: of a device by its index. offset: unix minus monotonic ns."""
-
-    def __init__(self, own: str, identity: int, name_of: Callable[[int], str], offset: int) -> None:
-        self._own, self._identity, self._name_of = own, identity, name_of
-        self.offset = offset
-        self.rules = RuleBook({}, None, "")
-        self.revision = 0
-        self.open: dict[tuple[int, int], Open] = {}
-
-    def set_names(self, own: str, identity: int) -> None:
-        """From now on events are this member's."""
-        self._own, self._identity = own, identity
-
-    def event(self, raw: Raw) -> FlowEvent:
-        """One event of the ring."""
-        base = self._base(raw)
-        if raw.kind == ev.EVENT_NEW:
-            return self._opened(raw, base)
-        if raw.kind == ev.EVENT_DROP:
-            return self._dropped(raw, base)
-        key = (raw.family, raw.place)
-        known = self.open.get(key)
-        begin = known.time if known and _is_same(known.event, base) else None
-        # Only where we opened it, the first answer has crossed the network twice.
-        tells_rtt = raw.kind == ev.EVENT_ANSWERED and raw.protocol == _TCP and raw.opened == EGRESS
-        traffic = Traffic(
-            raw.packets_there,
-            raw.packets_back,
-            raw.bytes_there,
-            raw.bytes_back,
-            raw.time - begin if begin else 0,
-            raw.time - begin if begin and tells_rtt else None,
-            raw.kind == ev.EVENT_CLOSING,
-        )
-        if raw.kind == ev.EVENT_CLOSING:
-            self.open.pop(key, None)
-        return base._replace(traffic=traffic)
-
-    def ended(self, key: tuple[int, int], now: int, counters: tuple[int, int, int, int] | None) -> FlowEvent:
-        """A flow whose time is over without a farewell.
-
-        counters: packets and bytes, there and back; None where nobody knows them any more.
-        """
-        begin, first = self.open.pop(key)
-        carried = counters or (0, 0, 0, 0)
-        return first._replace(
-            time_ns=now + self.offset,
-            kind=Kind.TRACE,
-            verdict=Verdict.FORWARDED,
-            traffic=Traffic(*carried, now - begin, None, closed=True),
-            observation_point=_point(first.direction),
-            trace_reason=_ESTABLISHED,
-            policy_match_type=0,
-            allowed_by=(),
-            tcp_flags=0,
-        )
-
-    # --- kinds ---
-
-    def _base(self, raw: Raw) -> FlowEvent:
-        inbound = raw.direction == INGRESS
-        icmp = raw.protocol in _ICMP
-        reply = raw.opened != raw.direction if raw.opened else None
-        device = self._name_of(raw.ifindex)
+    def event(self, raw: Raw, begin: int) -> FlowEvent:
+        """One event of the ring. begin: when its flow did, monotonic ns; 0: not known."""
+        inbound, icmp = raw.direction == INGRESS, raw.protocol in (ICMP, ICMP6)
         direction = Direction.INGRESS if inbound else Direction.EGRESS
+        ports = (0, 0) if icmp else (int.from_bytes(raw.sport, "big"), int.from_bytes(raw.dport, "big"))
+        ends = (raw.identity, self.identity) if inbound else (self.identity, raw.identity)
+        device = self.devices.get(raw.ifindex, "")
+        reply = raw.opened != raw.direction if raw.opened else None
+        kind, verdict, point, reason = Kind.TRACE, Verdict.FORWARDED, 0, 0
+        match, drop = 0, 0
+        allowed: tuple[Policy, ...] = ()
+        denied: tuple[Policy, ...] = ()
+        traffic = None
+        if raw.kind == ev.EVENT_NEW:
+            grant = None if raw.reason == _FAILSAFE else self._grant(raw, ports)
+            kind, reply = Kind.VERDICT, False
+            verdict = Verdict.AUDIT if raw.reason == AUDITED else Verdict.FORWARDED
+            match, allowed = _match(grant), self._named(grant)
+        elif raw.kind == ev.EVENT_DROP:
+            decided = raw.cell in (fw.DENY, fw.NO_RULE) and raw.opened
+            grant = self._grant(raw, ports) if decided else None
+            kind, verdict, drop = Kind.DROP, Verdict.DROPPED, raw.reason
+            match, denied = _match(grant), self._named(grant)
+        else:
+            point = FROM_NETWORK if inbound else TO_NETWORK
+            reason = _REPLY if reply else _ESTABLISHED
+            traffic = _traffic(raw, begin)
         return FlowEvent(
             raw.time + self.offset,
-            self._own,
-            Kind.TRACE,
-            Verdict.FORWARDED,
+            self.own,
+            kind,
+            verdict,
             direction,
             raw.protocol,
             _address(raw.family, raw.source),
             _address(raw.family, raw.dest),
-            0 if icmp else int.from_bytes(raw.sport, "big"),
-            0 if icmp else int.from_bytes(raw.dport, "big"),
-            raw.identity if inbound else self._identity,
-            self._identity if inbound else raw.identity,
+            *ports,
+            *ends,
             reply,
             raw.tcp_flags,
             raw.icmp_type,
             raw.icmp_code,
-            interface_index=raw.ifindex,
-            interface=device,
-            encrypted=device.startswith(_TUNNEL_DEVICES),
-            observation_point=_point(direction),
-            trace_reason=_REPLY if reply else _ESTABLISHED,
+            drop,
+            match,
+            allowed,
+            denied,
+            raw.ifindex,
+            device,
+            device.startswith(_TUNNEL_DEVICES),
+            point,
+            reason,
+            traffic,
         )
 
-    def _opened(self, raw: Raw, base: FlowEvent) -> FlowEvent:
-        grant = None if raw.reason == _FAILSAFE else self._grant(raw, base)
-        event = base._replace(
-            kind=Kind.VERDICT,
-            verdict=Verdict.AUDIT if raw.reason == _AUDITED else Verdict.FORWARDED,
-            is_reply=False,
-            policy_match_type=_match(grant),
-            allowed_by=self._named(grant),
-            observation_point=0,
-            trace_reason=0,
-        )
-        if raw.opened == raw.direction:
-            if len(self.open) >= OPEN_MAX:
-                self.open.pop(next(iter(self.open)))
-            self.open.pop((raw.family, raw.place), None)
-            self.open[raw.family, raw.place] = Open(raw.time, event)
-        return event
-
-    def _dropped(self, raw: Raw, base: FlowEvent) -> FlowEvent:
-        grant = self._grant(raw, base) if raw.cell in (fw.DENY, fw.NO_RULE) and raw.opened else None
-        return base._replace(
-            kind=Kind.DROP,
-            verdict=Verdict.DROPPED,
-            drop_reason=raw.reason,
-            denied_by=self._named(grant),
-            policy_match_type=_match(grant),
-            observation_point=0,
-            trace_reason=0,
-        )
-
-    def _grant(self, raw: Raw, base: FlowEvent) -> Grant | None:
+    def _grant(self, raw: Raw, ports: tuple[int, int]) -> Grant | None:
         answer = raw.opened != raw.direction
-        port = (
-            base.icmp_type if raw.protocol in _ICMP else base.source_port if answer else base.destination_port
-        )
+        port = raw.icmp_type if raw.protocol in (ICMP, ICMP6) else ports[0 if answer else 1]
         peer = WORLDS.get(raw.identity, str(raw.identity))
         return self.rules.grant(peer, raw.opened == INGRESS, raw.protocol, port)
 
@@ -199,8 +107,19 @@ class Translator:
         return (Policy(policy.name, policy.namespace, policy.kind, self.revision),)
 
 
-def _point(direction: Direction) -> int:
-    return _FROM_NETWORK if direction is Direction.INGRESS else _TO_NETWORK
+def _traffic(raw: Raw, begin: int) -> Traffic:
+    # Only where we opened it, the first answer has crossed the network twice.
+    tells_rtt = raw.kind == ev.EVENT_ANSWERED and raw.protocol == TCP and raw.opened == EGRESS
+    duration = raw.time - begin if begin else 0
+    return Traffic(
+        raw.packets_there,
+        raw.packets_back,
+        raw.bytes_there,
+        raw.bytes_back,
+        duration,
+        duration if begin and tells_rtt else None,
+        raw.kind == ev.EVENT_CLOSING,
+    )
 
 
 def _match(grant: Grant | None) -> int:
@@ -209,12 +128,6 @@ def _match(grant: Grant | None) -> int:
     return _L3_ONLY if grant.ranges is None else _L3_L4
 
 
+@functools.lru_cache(_ADDRESSES)
 def _address(family: int, raw: bytes) -> Address:
     return ipaddress.ip_address(raw[:4] if family != socket.AF_INET6 else raw)
-
-
-def _is_same(first: FlowEvent, later: FlowEvent) -> bool:
-    """Is a later packet of the flow that the slot was noted for?"""
-    there = (first.source, first.destination, first.source_port, first.destination_port)
-    found = (later.source, later.destination, later.source_port, later.destination_port)
-    return found == there or found == (there[1], there[0], there[3], there[2])

@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the observer's events come from: the firewall's ring and table of flows, read in the observer."""
+"""Where the observer's events come from: the rings of firewall and guard, read in the observer, in bulk."""
 
 from __future__ import annotations
 
-import heapq
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wardmesh.api import client
-from wardmesh.daemon.flow_events import OPEN_MAX, Raw, Translator
+from wardmesh.daemon.flow_ages import Ages
+from wardmesh.daemon.flow_events import Sight
+from wardmesh.daemon.flow_looks import Look
 from wardmesh.daemon.guard_drops import GuardDrops
+from wardmesh.daemon.raw_events import constant, length, words
 from wardmesh.daemon.rule_book import RuleBook
-from wardmesh.datapath import event_contract as ev
 from wardmesh.datapath import fw_contract as fw
-from wardmesh.datapath.event_ring import Told
-from wardmesh.datapath.flow_table import FlowTable
+from wardmesh.datapath.event_ring import STRIDE, Told
+from wardmesh.datapath.flow_table import flow_at
 from wardmesh.datapath.fw_view import PinnedFirewall
 from wardmesh.datapath.pins import Pins, inode_of
-from wardmesh.datapath.ticks import seconds_until
 from wardmesh.host.files import read_bytes
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import Config, parse_config
@@ -29,12 +30,13 @@ from wardmesh.model.errors import WardmeshError
 from wardmesh.model.fleetmap import FleetMap
 from wardmesh.model.identity import identities
 from wardmesh.model.map_parser import parse_fleet_map
-from wardmesh.observe.flow import Direction, FlowEvent
 
 LOG = logging.getLogger("wardmesh")
-BATCH = 8192  # events of one poll
+BATCH = 1 << 14  # events of one look
 DROPS = 1000  # events of one reason in a second and on one processor; more are counted
 _STEP = 0.02  # seconds between two looks into the ring
+_MANY, _LONG_STEP = 4096, 0.04  # after so many events, so long: in it 900,000 a second fill the ring
+_COUNT = 0.2  # seconds between two looks at the counters of what was lost
 _REFRESH = 2.0  # seconds between two looks at policies, fleet and pins
 _FRESH = 61.0  # seconds after which a flow that was not answered may be over (WM_TICKS_FRESH)
 
@@ -47,33 +49,39 @@ class KernelFlows:
         self._paths, self._own_of = paths, own_of
         data = read_bytes(paths.config) or b""
         self._config = parse_config(data.decode("utf-8", "replace"), str(paths.config))
-        self._names: dict[int, str] = {}
-        self._due: list[tuple[float, int, int]] = []  # (when to look, family, place) of open flows
         self._open_maps()
+        rooms = dict(zip((4, 6), (sets * fw.WAYS for sets in fw.flow_sets(self._config.firewall.flows_max))))
+        self._ages = Ages(rooms, self._flow_at, _FRESH)
         self._guard = GuardDrops(paths, self._config.members_max, DROPS)
-        self._translator = Translator("", 0, self._name_of, time.time_ns() - time.monotonic_ns())
+        self._sight = Sight("", 0, time.time_ns() - time.monotonic_ns())
         self._known = (-1, 0)
         self._generation = 0
-        self._looked = 0.0
-        self._earlier = 0
+        self._looked = self._next = self._count_next = 0.0
+        self._earlier = self._lost = 0
         self._refresh()
 
     # --- FlowSource ---
 
-    def poll(self, timeout: float) -> Sequence[FlowEvent]:
-        """Events since the last call, oldest first; waits up to so many seconds for the first one."""
+    def poll(self, timeout: float) -> Sequence[Look]:
+        """Events since the last call, oldest first; waits up to so many seconds for the first one.
+
+        However much there is to tell, the ring is looked into by the clock: so a look is worth its while.
+        """
         end = time.monotonic() + timeout
-        if time.monotonic() - self._looked >= _REFRESH:
-            self._refresh()
-        found = self._read()
-        while not found and time.monotonic() < end:
-            time.sleep(_STEP)
-            found = self._read()
-        return found
+        while True:
+            pause = min(self._next, end) - time.monotonic()
+            if pause > 0:
+                time.sleep(pause)
+            found = self._looks()
+            if found or time.monotonic() >= end:
+                return found
 
     def lost(self) -> int:
-        """Events that found the ring full since the start."""
-        return self._earlier + self._told.lost() + self._guard.lost()
+        """Events that found the ring full since the start, as it was a moment ago."""
+        if time.monotonic() >= self._count_next:
+            self._count_next = time.monotonic() + _COUNT
+            self._lost = self._earlier + self._told.lost() + self._guard.lost()
+        return self._lost
 
     def close(self) -> None:
         """Nothing is told any more."""
@@ -83,53 +91,57 @@ class KernelFlows:
 
     # --- reading ---
 
-    def _read(self) -> list[FlowEvent]:
-        found = []
+    def _looks(self) -> list[Look]:
         now = time.monotonic()
-        for raw in self._raws():
-            if raw.generation > self._generation:  # a new policy set: its rules before its first flow
-                self._generation = raw.generation
-                self._refresh()
-            found.append(self._translator.event(raw))
-            if raw.kind == ev.EVENT_NEW and len(self._due) < OPEN_MAX:
-                heapq.heappush(self._due, (now + _FRESH, raw.family, raw.place))
-        while self._due and self._due[0][0] <= now:
-            _when, family, place = heapq.heappop(self._due)
-            ended = self._look_at(family, place)
-            if ended is not None:
-                found.append(ended)
-        return found
+        if now - self._looked >= _REFRESH:
+            self._refresh()
+        told = self._told.take(BATCH)
+        drops = self._guard.take(BATCH)
+        count = length(told)
+        self._next = now + (_STEP if count < _MANY else _LONG_STEP if count < BATCH else 0.0)
+        parts = [(data, self._ages.note(data, now), self._sight) for data in self._by_policy(told)]
+        rest, begins = [drops], {}
+        for data, begin in self._ages.over(now):
+            begins[len(drops) // STRIDE + len(rest) - 1] = begin
+            rest.append(data)
+        others = b"".join(rest)
+        if others:  # seldom; they belong between those that the firewall told
+            self._know_devices(others)
+            before, noted, _sight = parts.pop() if parts else (b"", {}, self._sight)
+            noted.update((len(before) // STRIDE + place, begin) for place, begin in begins.items())
+            parts.append((before + others, noted, self._sight))
+        return [Look(data, sight, noted) for data, noted, sight in parts]
 
-    def _raws(self) -> list[Raw]:
-        """From both rings; the guard's is nearly always empty."""
-        raws = [Raw._make(ev.EVENT.unpack(data)) for data in self._told.read(BATCH)]
-        drops = [Raw._make(ev.EVENT.unpack(data)) for data in self._guard.read(BATCH)]
-        return sorted(raws + drops, key=lambda raw: raw.time) if drops else raws
+    def _by_policy(self, told: bytes) -> Iterator[bytes]:
+        """Events by the policy set that judged them: its rules are known before its first flow is kept."""
+        judged = words(told, "generation")
+        if not told or constant(judged) == self._generation:
+            before, after = told, b""
+        else:
+            numbers = judged.tolist()
+            newer = next((n for n, number in enumerate(numbers) if number > self._generation), len(numbers))
+            before, after = told[: newer * STRIDE], told[newer * STRIDE :]
+        if before:
+            self._know_devices(before)
+            yield before
+        if after:
+            self._generation = max(words(after, "generation"))
+            self._refresh()
+            self._know_devices(after)
+            yield after
 
-    def _look_at(self, family: int, place: int) -> FlowEvent | None:
-        """Is an open flow over? Its counters are those of its slot, as long as it is still its own."""
-        known = self._translator.open.get((family, place))
-        if known is None:
-            return None
-        table = self._tables[known.event.source.version]
-        flow = table.flow_at(place, _key(known.event))
-        if flow is None:  # another has taken the slot
-            return self._translator.ended((family, place), time.monotonic_ns(), None)
-        fields = fw.FLOW.unpack(flow)
-        left = seconds_until(fields[10])
-        if left < 0:
-            counters = (fields[6], fields[7], fields[4], fields[5])
-            return self._translator.ended((family, place), time.monotonic_ns(), counters)
-        heapq.heappush(self._due, (time.monotonic() + left + 1, family, place))
-        return None
+    def _know_devices(self, data: bytes) -> None:
+        """Names are looked for when a device is met; nobody knows them once it is gone."""
+        met = words(data, "ifindex")
+        only = constant(met)
+        devices = self._sight.devices
+        missing = ({only} if only is not None else set(met)) - devices.keys()
+        found = _names_of(missing)
+        if found:
+            self._sight = replace(self._sight, devices={**devices, **found})
 
-    def _name_of(self, ifindex: int) -> str:
-        if ifindex not in self._names:
-            try:
-                self._names[ifindex] = socket.if_indextoname(ifindex)
-            except OSError:
-                return ""  # gone meanwhile
-        return self._names[ifindex]
+    def _flow_at(self, family: int, place: int, key: bytes) -> bytes | None:
+        return flow_at(self._wall.maps[f"flows{family}"], family, place, key)
 
     # --- the kernel's maps ---
 
@@ -144,22 +156,18 @@ class KernelFlows:
         self._wall = PinnedFirewall(folder, specs, wall.rows_max)
         self._made = inode_of(folder)
         self._told = Told(self._wall, fw.EVENTS_BYTES, sample=sample_of(self._config), drops=DROPS)
-        sizes = dict(zip((4, 6), fw.flow_sets(wall.flows_max)))
-        self._tables = {
-            family: FlowTable(self._wall.maps[f"flows{family}"], family, sizes[family]) for family in (4, 6)
-        }
 
     def _close_maps(self) -> None:
         self._told.close()
-        for table in self._tables.values():
-            table.close()
         self._wall.close()
 
     def _refresh(self) -> None:
         """Take in another policy set, another fleet map, and maps that the agent made anew."""
         self._looked = time.monotonic()
-        self._names.clear()
         self._guard.refresh()
+        devices = _names_of(self._sight.devices)
+        if devices != self._sight.devices:
+            self._sight = replace(self._sight, devices=devices)
         if inode_of(self._folder()) != self._made:
             self._earlier += self._told.lost()
             self._close_maps()
@@ -172,10 +180,13 @@ class KernelFlows:
             return
         fleet = parse_fleet_map(data, str(self._paths.fleet_in_force))
         own = self._own_of(fleet)
-        translator = self._translator
-        translator.set_names(own, identities(fleet).get(own, 0))
-        translator.rules = RuleBook(policy.get("files", {}), fleet, own)
-        translator.revision = seen[0]
+        self._sight = replace(
+            self._sight,
+            own=own,
+            identity=identities(fleet).get(own, 0),
+            rules=RuleBook(policy.get("files", {}), fleet, own),
+            revision=seen[0],
+        )
         self._known = seen
 
     def _policy(self) -> Mapping[str, Any]:
@@ -188,13 +199,15 @@ class KernelFlows:
             return {}
 
 
-def _key(first: FlowEvent) -> bytes:
-    """The key of the flow that this packet opened, as it lies in a slot."""
-    there, back = (first.source, first.source_port), (first.destination, first.destination_port)
-    remote, local = (there, back) if first.direction is Direction.INGRESS else (back, there)
-    layout = fw.FLOW4_KEY if first.source.version == 4 else fw.FLOW6_KEY
-    ports = remote[1].to_bytes(2, "big"), local[1].to_bytes(2, "big")
-    return layout.pack(remote[0].packed, local[0].packed, *ports, first.protocol)
+def _names_of(devices: Iterable[int]) -> dict[int, str]:
+    """Names by index, of those that are there."""
+    found = {}
+    for index in devices:
+        try:
+            found[index] = socket.if_indextoname(index)
+        except OSError:
+            continue  # gone meanwhile, or none at all
+    return found
 
 
 def sample_of(config: Config) -> int:

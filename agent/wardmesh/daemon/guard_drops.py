@@ -40,9 +40,9 @@ class GuardDrops:
         self._made = made
         self._told = Told(self._maps, contract.EVENTS_BYTES, drops=self._most)
 
-    def read(self, most: int) -> list[bytes]:
-        """Up to so many events (event_contract.EVENT), oldest first."""
-        return self._told.read(most) if self._told is not None else []
+    def take(self, most: int) -> bytes:
+        """Up to so many events as they lie in the ring (event_ring.STRIDE), oldest first."""
+        return self._told.take(most) if self._told is not None else b""
 
     def lost(self) -> int:
         """Drops that found the ring full since the start."""

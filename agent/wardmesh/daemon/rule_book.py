@@ -12,6 +12,7 @@ from wardmesh.policy.engine import Direction, Grant
 from wardmesh.policy.files import parse_policies
 
 WORLDS = {9: "world-ipv4", 10: "world-ipv6"}  # identities of who is nobody's entry
+_ANSWERS = 4096  # that are remembered: the same questions come again and again
 
 
 class RuleBook:
@@ -21,6 +22,7 @@ class RuleBook:
         self._places: dict[str, int] = {}
         self._networks: dict[Network, int] = {}
         self._directions: dict[bool, Direction] = {}
+        self._answers: dict[tuple[str, bool, int, int], Grant | None] = {}
         if fleet is None:
             return
         engine = engine_of(parse_policies(sorted(files.items()), "policies"), fleet)
@@ -39,9 +41,15 @@ class RuleBook:
 
     def grant(self, peer: str, ingress: bool, protocol: int, port: int) -> Grant | None:
         """The item that decides about a flow to this port, or ICMP type; None where none speaks."""
+        key = (peer, ingress, protocol, port)
+        if key in self._answers:
+            return self._answers[key]
         held, place = self._directions.get(ingress), self._places.get(peer)
         if held is None or place is None:
             return None
+        if len(self._answers) < _ANSWERS:
+            self._answers[key] = held.decide(place, protocol, port)[1]
+            return self._answers[key]
         return held.decide(place, protocol, port)[1]
 
     def grants(self, ingress: bool) -> tuple[Grant, ...]:

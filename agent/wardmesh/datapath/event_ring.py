@@ -2,13 +2,15 @@
 """The ring of events (bpf/lib/fw_events.h), read where it lies. There is one reader; nobody wakes it.
 
 The layout is the kernel's (linux/bpf.h, kernel/bpf/ringbuf.c): a page with the reader's position, one with
-the writers', then the data twice in a row, so that a record is never cut.
+the writers', then the data twice in a row, so that what lies one behind the other is never cut. Every record
+has the same length, so a stretch of them is judged by the column of its heads, and copied at once.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
+from array import array
 
 from wardmesh.datapath import bpfsys
 from wardmesh.datapath import event_contract as ev
@@ -16,12 +18,17 @@ from wardmesh.datapath.contract import ROW
 from wardmesh.datapath.pinned import PinnedMaps
 
 _POSITION = struct.Struct("=Q")
-_HEADER = struct.Struct("=II")  # length with two flags, offset of the ring's first page
+HEAD = struct.Struct("=II")  # length with two flags, offset of the ring's first page
 _BUSY, _DISCARDED = 1 << 31, 1 << 30
+STRIDE = HEAD.size + (ev.EVENT.size + 7 & ~7)  # bytes from one event to the next
+_WORD = 4  # bytes of a head's length, by which heads are compared
 
 
 class EventRing:
-    """The ring behind a descriptor of so many bytes; the descriptor may be closed meanwhile."""
+    """The ring behind a descriptor of so many bytes; the descriptor may be closed meanwhile.
+
+    strange: records that were no events of this contract, and were passed over.
+    """
 
     def __init__(self, fd: int, size: int) -> None:
         self._size = size
@@ -29,9 +36,13 @@ class EventRing:
         self._data = mmap.mmap(
             fd, mmap.PAGESIZE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE
         )
+        self._words = memoryview(self._data).cast("I")
+        self._whole = memoryview(array("I", [ev.EVENT.size]) * (size // STRIDE))
+        self.strange = 0
 
     def close(self) -> None:
         """Unmap it; what was not read stays."""
+        self._words.release()
         self._reader.close()
         self._data.close()
 
@@ -41,21 +52,42 @@ class EventRing:
 
     def read(self, most: int) -> list[bytes]:
         """Up to so many events (event_contract.EVENT), oldest first; they leave the ring."""
-        found: list[bytes] = []
+        data = self.take(most)
+        return [
+            data[place + HEAD.size : place + HEAD.size + ev.EVENT.size]
+            for place in range(0, len(data), STRIDE)
+        ]
+
+    def take(self, most: int) -> bytes:
+        """Up to so many events as they lie there, each STRIDE bytes with its head, oldest first."""
+        pieces: list[bytes] = []
         (position,) = _POSITION.unpack_from(self._reader)
         (end,) = _POSITION.unpack_from(self._data)
-        while position < end and len(found) < most:
-            place = mmap.PAGESIZE + (position & (self._size - 1))
-            length, _page = _HEADER.unpack_from(self._data, place)
+        while position < end and most > 0:
+            start = mmap.PAGESIZE + (position & (self._size - 1))
+            done = self._done(start, min(most, (end - position) // STRIDE))
+            if done:  # the heads were read before the copy: what they say is done stays as it is
+                pieces.append(self._data[start : start + done * STRIDE])
+                position += done * STRIDE
+                most -= done
+                continue
+            length, _page = HEAD.unpack_from(self._data, start)
             if length & _BUSY:
                 break  # its writer is not done; nothing after it may be taken before it
-            bare = length & ~(_BUSY | _DISCARDED)
-            if not length & _DISCARDED:
-                start = place + _HEADER.size
-                found.append(self._data[start : start + bare])
-            position += _HEADER.size + (bare + 7 & ~7)
+            bare = length & ~_DISCARDED
+            if bare == length == ev.EVENT.size:
+                continue  # done since its head was looked at
+            self.strange += not length & _DISCARDED
+            position += HEAD.size + (bare + 7 & ~7)
         _POSITION.pack_into(self._reader, 0, position)
-        return found
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _done(self, start: int, count: int) -> int:
+        """How many of so many records from there on are events that their writers have finished."""
+        words = self._words[start // _WORD : (start + count * STRIDE) // _WORD : STRIDE // _WORD]
+        if words == self._whole[:count]:
+            return count
+        return next(place for place, length in enumerate(words) if length != ev.EVENT.size)
 
 
 def watch(fd: int, *, told: bool, sample: int = 1, drops: int = 1000) -> None:
@@ -76,13 +108,13 @@ class Told:
         self._before = self._counted()
         watch(maps.maps["watch"], told=True, sample=sample, drops=drops)
 
-    def read(self, most: int) -> list[bytes]:
-        """Up to so many events (event_contract.EVENT), oldest first."""
-        return self._ring.read(most)
+    def take(self, most: int) -> bytes:
+        """Up to so many events as they lie in the ring, each STRIDE bytes with its head, oldest first."""
+        return self._ring.take(most)
 
     def lost(self) -> int:
-        """Events that found the ring full since these maps were opened."""
-        return self._counted() - self._before
+        """Events that found the ring full since these maps were opened, and records that were none."""
+        return self._counted() - self._before + self._ring.strange
 
     def silence(self) -> None:
         """Nothing is told any more."""

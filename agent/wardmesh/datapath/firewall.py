@@ -107,7 +107,7 @@ class Firewall:
                 where="bpf.membersMax",
                 remedy="raise bpf.membersMax, or let rules name fewer networks",
             )
-        generation, flags, *_ = self._state()
+        generation, flags, _seed, _failsafe = self._state()
         step = plan(self._peers(), tables, self._rows_max)
         half, other = (generation + 1) & 1, generation & 1
         self._copy_rows(step, other)
@@ -127,7 +127,7 @@ class Firewall:
 
     def set_audit(self, audit: bool) -> None:
         """Host-wide audit mode: record what would be dropped, drop nothing."""
-        generation, flags, *_ = self._state()
+        generation, flags, _seed, _failsafe = self._state()
         self._write_state(generation, flags & ~fw.STATE_AUDIT | (fw.STATE_AUDIT if audit else 0))
 
     def _peers(self) -> Entries:
@@ -190,7 +190,7 @@ class Firewall:
         present = bpfsys.map_items(self._map("failsafe"), fw.FAILSAFE_KEY.size, 4)
         changed = {key: value for key, value in rows.items() if present.get(key) != value}
         bpfsys.map_update_many(self._map("failsafe"), changed)
-        generation, flags, *_ = self._state()
+        generation, flags, _seed, _failsafe = self._state()
         self._write_state(generation, flags, fw.failsafe_bits(port for _way, _protocol, port in ports))
         bpfsys.map_delete_many(self._map("failsafe"), [key for key in present if key not in rows])
 

@@ -6,14 +6,23 @@ from __future__ import annotations
 import mmap
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple
 
+from wardmesh.datapath import bpfsys
 from wardmesh.datapath import fw_contract as fw
+from wardmesh.datapath.contract import ROW
 
 _EXPIRES, _EXPIRES_AT = struct.Struct("=I"), struct.calcsize("=IHBBQQIIII")  # in an entry, fw.FLOW
 _PAST = 1 << 31  # set in a distance of 32 bits that is negative
+_WORD = 8  # bytes of a hold; a set is a number of them
+_BLOCK = 1024  # sets that are looked at together, so that their heads stay in a cache of a core
+
+
+# For bytes.translate: 1 where a byte of a tag is more than 1, more than 0.
+_ONE = b"\1"
+_HELD, _ANY = bytes(2) + _ONE * 254, bytes(1) + _ONE * 255
 
 
 class Slot(NamedTuple):
@@ -22,6 +31,18 @@ class Slot(NamedTuple):
     key: bytes
     flow: bytes
     answered: bool
+
+
+def flow_at(fd: int, family: int, place: int, key: bytes) -> bytes | None:
+    """The entry in the slot of this number, if it is this key's; family: 4 or 6.
+
+    Asked of the kernel: a table that is mapped counts as memory of who maps it.
+    """
+    size, slot = (fw.SET4_BYTES, fw.SLOT4_BYTES) if family == 4 else (fw.SET6_BYTES, fw.SLOT6_BYTES)
+    held = bpfsys.map_lookup(fd, ROW.pack(place // fw.WAYS), size) or b""
+    start = fw.HEAD.size + place % fw.WAYS * slot
+    flow = held[start + len(key) : start + len(key) + fw.FLOW.size]
+    return flow if held[start : start + len(key)] == key else None
 
 
 class FlowTable:
@@ -49,12 +70,6 @@ class FlowTable:
         """Unmap it."""
         self._memory.close()
 
-    def flow_at(self, place: int, key: bytes) -> bytes | None:
-        """The entry in the slot of this number, if it is this key's."""
-        start = place // fw.WAYS * self._size + fw.HEAD.size + place % fw.WAYS * self._slot
-        flow = self._memory[start + self._key : start + self._key + fw.FLOW.size]
-        return flow if self._memory[start : start + self._key] == key else None
-
     def slots(self) -> Iterator[Slot]:
         """Every flow that holds a slot; its time may be over.
 
@@ -70,15 +85,35 @@ class FlowTable:
                 yield Slot(key, flow, bool(hold & fw.TAG_ANSWERED))
 
     def live(self, now: int) -> int:
-        """How many flows have time left (now: in ticks); only those that seem to have none are read."""
-        count = 0
-        for start, way, hold in self._holds():
-            until = hold >> 32
-            if (until - now) & _PAST:  # the entry may know of a later end than who holds the slot
-                place = start + fw.HEAD.size + way * self._slot + self._key
-                until = _EXPIRES.unpack_from(self._memory, place + _EXPIRES_AT)[0]
-            count += not (until - now) & _PAST
-        return count
+        """How many flows have time left (now: in ticks), a column of a thousand sets at a time.
+
+        Entries are read where holders of slots seem to have none left.
+        """
+        live = 0
+        with memoryview(self._memory).cast("Q") as words:
+            for first in range(0, self._sets, _BLOCK):
+                block = words[first * self._size // _WORD : (first + _BLOCK) * self._size // _WORD]
+                holds = self._column(block, [_WORD * way for way in range(fw.WAYS)])
+                tags = [holds[byte::_WORD] for byte in range(4)]
+                taken = _where(tags[0], _HELD)
+                for tag in tags[1:]:
+                    taken |= _where(tag, _ANY)
+                over = taken & _past(holds[4:], now)
+                if over:
+                    over = self._over(block, over, now)
+                live += (taken ^ over).to_bytes(len(tags[0]), "little").count(1)
+        return live
+
+    def _over(self, block: memoryview, seem: int, now: int) -> int:
+        """Which of those whose time seems over it is over for: the entry may know of a later end."""
+        first = fw.HEAD.size + self._key + _EXPIRES_AT
+        entries = self._column(block, [first + way * self._slot for way in range(fw.WAYS)])
+        return seem & _past(entries[first % _WORD :], now)
+
+    def _column(self, block: memoryview, places: Iterable[int]) -> bytes:
+        """The words around these bytes of a set, of each set, one place after another."""
+        step = self._size // _WORD
+        return b"".join([block[place // _WORD :: step].tobytes() for place in places])
 
     def _holds(self) -> Iterator[tuple[int, int, int]]:
         """Where a set starts, a slot of it that is taken, and by whom."""
@@ -90,3 +125,38 @@ class FlowTable:
             for way, hold in enumerate(head.unpack(raw)):
                 if hold & 0xFFFFFFFE:  # neither empty nor busy
                     yield start, way, hold
+
+
+# Columns of 1 and 0, a byte for each set, are numbers here: what is done with one is done with all of them.
+
+
+def _number(column: bytes) -> int:
+    return int.from_bytes(column, "little")
+
+
+def _past(words: bytes, now: int) -> int:
+    """1 where the first four bytes of a word are a time in ticks before now, by the distance modulo 2^32."""
+    low = (now % (1 << 32)).to_bytes(4, "little")
+    less = 0  # of the bytes up to this one: are they less than those of now?
+    for place in range(3):
+        column, at = words[place::_WORD], low[place]
+        first = column[0]
+        if column.count(first) < len(column):
+            same = bytes(at) + _ONE + bytes(255 - at)
+            less = _where(column, _ONE * at + bytes(256 - at)) | _where(column, same) & less
+        elif first != at:  # they are all alike: higher bytes, nearly always
+            less = _number(_ONE * len(column)) if first < at else 0
+    highest = words[3::_WORD]
+    kept, borrowed = (_where(highest, _ahead(low[3] + borrow)) for borrow in (0, 1))
+    return kept ^ less & (kept ^ borrowed)
+
+
+def _ahead(at: int) -> bytes:
+    """A table of the bytes that lie 128 or more behind this one, modulo 256: they stand for the past."""
+    far = bytes(128) + _ONE * 128
+    at %= 256
+    return far[256 - at :] + far[: 256 - at]
+
+
+def _where(column: bytes, table: bytes) -> int:
+    return _number(column.translate(table))

@@ -141,6 +141,13 @@ KEYS: tuple[Key, ...] = (
     Key("hubble.tls.certFile", STR, None, True, "Certificate of Hubble API, relay and page (PEM)."),
     Key("hubble.tls.keyFile", STR, None, True, "Its private key (PEM)."),
     Key("hubble.tls.clientCaFile", STR, None, True, "Who signs the certificates of clients and peers (PEM)."),
+    Key(
+        "hubble.tls.revoked",
+        STRS,
+        [],
+        True,
+        "SHA-256 fingerprints (hexadecimal) of certificates that are refused, whoever signed them.",
+    ),
     Key("hubble.relay.listenAddress", STR, "127.0.0.1:4245", True, "HOST:PORT of the relay."),
     Key(
         "hubble.ui.listenAddress",

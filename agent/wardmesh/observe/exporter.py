@@ -23,8 +23,9 @@ from wardmesh.observe.flow import Flow, Lost
 from wardmesh.observe.getflows import Encoder
 from wardmesh.observe.jsonform import filters_of, to_json
 from wardmesh.observe.proto import message
-from wardmesh.observe.ring import Entry, Ring
+from wardmesh.observe.ring import Ring
 from wardmesh.observe.settings import Export
+from wardmesh.observe.stretch import Entry
 
 _PATIENCE = 0.5  # seconds after which a stop is noticed
 _RETRY = 5.0  # seconds that a disk which failed is left alone

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from wardmesh.model.fleetmap import Address
+from wardmesh.observe.metrics_flows import Tally, tally_of
 
 TCP, UDP, SCTP, ICMP, ICMP6 = 6, 17, 132, 1, 58
 UNSPECIFIED: Address = ipaddress.IPv4Address(0)
@@ -163,10 +164,61 @@ class Lost(NamedTuple):
     last_ns: int = 0
 
 
+class Events(Protocol):
+    """What a source told in one look, oldest first: kept as it came, and read when somebody asks.
+
+    Any thread may read; only one adds.
+    """
+
+    def __len__(self) -> int: ...
+
+    def between(self, first: int, last: int) -> Sequence[FlowEvent]:
+        """Those from one place to before another one."""
+
+    def stamps(self, first: int, last: int) -> Sequence[int]:
+        """The time_ns of the same, without reading more of them."""
+
+    def take_in(self, later: Events) -> bool:
+        """Have later events behind the own ones, where they are of one kind."""
+
+    def tally(self) -> Tally:
+        """What the metrics need of all of them."""
+
+
+class EventList(list[FlowEvent]):
+    """Events that are what they are already."""
+
+    def __init__(self, events: Iterable[FlowEvent] = ()) -> None:
+        super().__init__(sorted(events, key=_time))
+
+    def between(self, first: int, last: int) -> Sequence[FlowEvent]:
+        """Those from one place to before another one."""
+        return self[first:last]
+
+    def stamps(self, first: int, last: int) -> Sequence[int]:
+        """The time_ns of the same."""
+        return [event.time_ns for event in self[first:last]]
+
+    def take_in(self, later: Events) -> bool:
+        """Have a later list behind the own one."""
+        if isinstance(later, EventList):
+            self.extend(later)
+            return True
+        return False
+
+    def tally(self) -> Tally:
+        """What the metrics need of all of them."""
+        return tally_of(self)
+
+
+def _time(event: FlowEvent) -> int:
+    return event.time_ns
+
+
 class FlowSource(Protocol):
     """Where events come from. One thread asks it; closing it makes a waiting poll return."""
 
-    def poll(self, timeout: float) -> Sequence[FlowEvent]:
+    def poll(self, timeout: float) -> Sequence[Events]:
         """Events since the last call, oldest first; waits up to so many seconds for the first one."""
 
     def lost(self) -> int:

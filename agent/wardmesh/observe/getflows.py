@@ -16,9 +16,10 @@ from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.convert import FieldMask, flow_message, lost_message, set_time, time_of
 from wardmesh.observe.filters import compile_filters
 from wardmesh.observe.flow import Flow, Lost
-from wardmesh.observe.matchers import Test
+from wardmesh.observe.matchers import Test, everything
 from wardmesh.observe.proto import message
-from wardmesh.observe.ring import Entry, Ring
+from wardmesh.observe.ring import Ring
+from wardmesh.observe.stretch import Entry
 
 ALL = 2**64 - 1  # what clients send for --all
 _PATIENCE = 1.0  # seconds after which a reader that follows looks whether its client is there
@@ -47,7 +48,8 @@ class Query:
             return ring.oldest
         if self.follow and not self.number and not self.since and not self.everything:
             return ring.end
-        return ring.start_of_last(self.number, self.keep, self.since, self.until)
+        keep = None if self.keep is everything else self.keep
+        return ring.start_of_last(self.number, keep, self.since, self.until)
 
     def wants(self, entry: Entry) -> bool:
         """Is it within the times and kept by the filters?"""

@@ -7,6 +7,7 @@ while the guard drops everything that claims such an address outside the tunnel 
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
 import urllib.parse
@@ -88,14 +89,30 @@ class Gate:
     """Who may ask: the socket's users, this host, members, and whoever has a certificate of the client CA.
 
     names: of the members' certificates where the rollout made them: a host that left is refused at once.
+    revoked: SHA-256 of certificates (DER) that nobody may show, in small hexadecimal digits.
     """
 
     def __init__(
-        self, members: Iterable[Address], *, certified: bool, names: Iterable[str] | None = None
+        self,
+        members: Iterable[Address],
+        *,
+        certified: bool,
+        names: Iterable[str] | None = None,
+        revoked: Iterable[str] = (),
     ) -> None:
         self._members = frozenset(members)
         self._certified = certified  # TLS has asked for a certificate already
         self._names = None if names is None else frozenset(names)
+        self._revoked = frozenset(revoked)
+
+    @property
+    def revokes(self) -> bool:
+        """Is there a certificate that is refused?"""
+        return bool(self._revoked)
+
+    def trusts(self, certificate: bytes | None) -> bool:
+        """Is it none of those that were revoked? certificate: DER; None: nobody showed one."""
+        return certificate is None or hashlib.sha256(certificate).hexdigest() not in self._revoked
 
     @property
     def members_only(self) -> bool:

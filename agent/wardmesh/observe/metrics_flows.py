@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 OTHER = "other"
 PORTS_MAX = 50  # series of hubble_port_distribution_total, beside `other`
@@ -86,6 +86,37 @@ class CountedEvent(Protocol):
     def traffic(self) -> object | None: ...
 
 
+class Tally(NamedTuple):
+    """Equal events added up.
+
+    events: by kind, sub_type, drop_reason, verdict, protocol, version of the addresses, tcp_flags, icmp_type.
+    ports: beginnings of connections that passed, by destination_port and protocol.
+    """
+
+    events: Mapping[tuple[int, ...], int]
+    ports: Mapping[tuple[int, int], int]
+
+
+def tally_of(events: Iterable[CountedEvent]) -> Tally:
+    """What the counters need of some events."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    ports: Counter[tuple[int, int]] = Counter()
+    for event in events:
+        seen[
+            event.kind,
+            event.sub_type,
+            event.drop_reason,
+            event.verdict,
+            event.protocol,
+            event.source.version,
+            event.tcp_flags,
+            event.icmp_type,
+        ] += 1
+        if _opens(event):
+            ports[event.destination_port, event.protocol] += 1
+    return Tally(seen, ports)
+
+
 @dataclass(frozen=True)
 class FlowTotals:
     """A copy of the counters: label values, in the order of the table of metrics, to counts."""
@@ -112,35 +143,25 @@ class FlowCounters:
         self._lost: Counter[tuple[str, ...]] = Counter({(source,): 0 for source in LOST_SOURCES[1:]})
         self._candidates: Counter[tuple[str, ...]] = Counter()
         self._own_ports = 0
-        self._fresh: dict[tuple[int, ...], int] = {}
+        self._fresh: Counter[tuple[int, ...]] = Counter()
+        self._fresh_ports: Counter[tuple[int, int]] = Counter()
 
     def count_all(self, events: Iterable[CountedEvent]) -> None:
         """Take in a batch."""
-        for event in events:
-            self.count(event)
+        self.add(tally_of(events))
 
-    def count(self, event: CountedEvent) -> None:
-        """Take in one event. Equal ones are only added up; words are found for them when somebody asks."""
-        key = (
-            event.kind,
-            event.sub_type,
-            event.drop_reason,
-            event.verdict,
-            event.protocol,
-            event.source.version,
-            event.tcp_flags,
-            event.icmp_type,
-            event.destination_port if _opens(event) else 0,
-        )
+    def add(self, tally: Tally) -> None:
+        """Take in what was added up. Words are found for it when somebody asks."""
         with self._lock:
-            self._fresh[key] = self._fresh.get(key, 0) + 1
-            if len(self._fresh) >= FRESH_MAX:
+            self._fresh.update(tally.events)
+            self._fresh_ports.update(tally.ports)
+            if len(self._fresh) + len(self._fresh_ports) >= FRESH_MAX:
                 self._settle()
 
     def _settle(self) -> None:
         """Spread what came since the last time over the counters."""
         for key, count in self._fresh.items():
-            kind, sub_type, reason, verdict, number, version, flags, icmp_type, port = key
+            kind, sub_type, reason, verdict, number, version, flags, icmp_type = key
             protocol = _PROTOCOLS.get(number, str(number))
             family = f"IPv{version}"
             subtype = drop_name(reason) if kind == _DROP else _point(kind, sub_type)
@@ -154,9 +175,10 @@ class FlowCounters:
                         _add(self._flags, (flag, family), count)
             if number in _ICMP:
                 _add(self._icmp, (family, str(icmp_type)), count)
-            if port:
-                self._count_port((str(port), protocol), count)
+        for (port, number), count in self._fresh_ports.items():
+            self._count_port((str(port), _PROTOCOLS.get(number, str(number))), count)
         self._fresh.clear()
+        self._fresh_ports.clear()
 
     def lose(self, source: int, events: int) -> None:
         """So many events were lost at this place (flow.LostEventSource), beside those told before."""

@@ -81,13 +81,24 @@ class Names:
                     return self._subnets[length][network]
         return None
 
+    def flow(self, event: FlowEvent, uuid: str) -> Flow:
+        """The event with these names."""
+        return Flow(
+            event,
+            self.party(event.source, event.source_identity),
+            self.party(event.destination, event.destination_identity),
+            uuid,
+            f"{self.cluster}/{event.node}" if event.node else self.node_name,
+            self.node_labels,
+        )
+
     def addresses(self) -> frozenset[Address]:
         """Every member's addresses."""
         return frozenset(self._members)
 
 
 class Namer:
-    """Turns events into flows, each with a number that no other has."""
+    """Gives events the names that are right now, and a number that no other has."""
 
     def __init__(self, names: Names) -> None:
         self.names = names
@@ -96,14 +107,15 @@ class Namer:
 
     def flow(self, event: FlowEvent) -> Flow:
         """The event with its names as they are now."""
-        names = self.names
-        self._count += 1
-        number = f"{self._prefix}{self._count & 0xFFFFFFFFFFFF:012x}"
-        return Flow(
-            event,
-            names.party(event.source, event.source_identity),
-            names.party(event.destination, event.destination_identity),
-            f"{number[:8]}-{number[8:12]}-4{number[13:16]}-a{number[17:20]}-{number[20:]}",
-            f"{names.cluster}/{event.node}" if event.node else names.node_name,
-            names.node_labels,
-        )
+        return self.names.flow(event, self.uuid(self.take(1)))
+
+    def take(self, count: int) -> int:
+        """The first of so many numbers."""
+        first = self._count + 1
+        self._count += count
+        return first
+
+    def uuid(self, number: int) -> str:
+        """What a client knows the event of a number by."""
+        text = f"{self._prefix}{number & 0xFFFFFFFFFFFF:012x}"
+        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"

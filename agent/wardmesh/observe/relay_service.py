@@ -56,7 +56,7 @@ class _Relay:
         self._stamps = stamps_of(self._settings.tls)
         cluster, own = self._held.fleet.cluster.name if self._held.fleet else "", self._held.own
         self._links = Links(self._settings.tls, f"{cluster}/{own}" if own else "", paths.hubble)
-        self._gate: Gate = gate_of(self._held.fleet, self._settings.tls)
+        self._gate: Gate = gate_of(self._held.fleet, self._settings.tls, self._settings.revoked)
         self._service = RelayService(self._links, lambda: self._gate, f"{cluster}/{own}" if own else "relay")
         self._plan = Plan()
         self._server: Any = None
@@ -106,7 +106,7 @@ class _Relay:
         if stamps != self._stamps:
             self._stamps = stamps
             await self._links.secure(self._settings.tls)
-        self._gate = gate_of(self._held.fleet, self._settings.tls)
+        self._gate = gate_of(self._held.fleet, self._settings.tls, self._settings.revoked)
         if changed:
             await self._members()
         await self._listen()

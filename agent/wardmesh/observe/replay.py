@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.convert import flow_of
-from wardmesh.observe.flow import FlowEvent
+from wardmesh.observe.flow import EventList, Events, FlowEvent
 from wardmesh.observe.jsonform import LONGEST_LINE, from_json
 
 _BATCH = 1024
@@ -32,7 +32,7 @@ class Replay:
         self._number = 0
         self._closed = threading.Event()
 
-    def poll(self, timeout: float) -> Sequence[FlowEvent]:
+    def poll(self, timeout: float) -> Sequence[Events]:
         """The next flows of the file; at its end, nothing after the time is up."""
         found: list[FlowEvent] = []
         while len(found) < _BATCH and not self._closed.is_set():
@@ -46,7 +46,7 @@ class Replay:
                     found.append(flow_of(answer.flow).event)
         if not found:
             self._closed.wait(timeout)
-        return found
+        return [EventList(found)] if found else []
 
     def lost(self) -> int:
         """A file loses nothing."""

@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The last so many flows, in the order in which they were seen. Readers have cursors; nobody waits for them.
 
-A reader that is slower than the flows is overtaken: it is told how many it has missed, and goes on with the
-oldest that is still there. So neither a slow client nor a stopped one costs memory.
+Flows lie in stretches as they came from the kernel, and are read and named when a reader comes to them; the
+last ones that were read are kept, so that many readers who follow cost one reading. A reader that is slower
+than the flows is overtaken: it is told how many it has missed, and goes on with the oldest that is still
+there. So neither a slow client nor a stopped one costs memory.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Union
 
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe.flow import Flow, Lost, LostSource
+from wardmesh.observe.stretch import Entry, Listed, Stretch
 
-Entry = Union[Flow, Lost]
 Keep = Callable[[Flow], bool]
+Piece = tuple[int, Stretch, int, int]  # number of the first entry, its stretch, places there
 DEFAULT_CAPACITY = 4095
 LARGEST = 65535  # upstream's own bound (pkg/hubble/container, capacity)
 _RATE_WINDOW = 60  # seconds that the rate of flows is a mean of
-_BATCH = 256  # entries that a reader takes under the lock at once
+_BATCH = 256  # entries that a reader takes at once
+_REMEMBERED = 4096  # entries that were read and are kept for the next reader
 
 
 def check_capacity(value: int) -> int:
@@ -41,11 +45,14 @@ class Ring:
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY, clock: Callable[[], float] = time.monotonic) -> None:
         self.capacity = capacity
-        self._entries: list[Entry | None] = [None] * capacity
+        self._stretches: list[Stretch] = []
+        self._starts: list[int] = []  # the number of each stretch's first entry
         self._end = 0  # the number that the next entry gets
         self._flows = 0
         self._closed = False
         self._changed = threading.Condition()
+        self._reading = threading.Lock()  # who waits for it finds what it wanted read already
+        self._read: dict[int, Entry] = {}
         self._clock = clock
         self._started = clock()
         self._seconds: dict[int, int] = {}  # second to flows in it
@@ -53,17 +60,28 @@ class Ring:
     # --- writing ---
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Append; wakes every reader that waits, once."""
+        """Append what is read already; wakes every reader that waits, once."""
+        self.put(Listed(entries))
+
+    def put(self, stretch: Stretch) -> None:
+        """Append a stretch, which is the ring's from now on; wakes every reader that waits, once."""
         with self._changed:
-            count = 0
-            for entry in entries:
-                self._entries[self._end % self.capacity] = entry
-                self._end += 1
-                count += isinstance(entry, Flow)
-            if count:
-                self._flows += count
-                self._count(count)
+            length, flows = len(stretch), stretch.flows
+            if not self._stretches or not self._stretches[-1].take_in(stretch):
+                self._stretches.append(stretch)
+                self._starts.append(self._end)
+            self._end += length
+            self._trim()
+            if flows:
+                self._flows += flows
+                self._count(flows)
             self._changed.notify_all()
+
+    def _trim(self) -> None:
+        """Let go of stretches of which nothing is left."""
+        gone = bisect_right(self._starts, self.oldest) - 1
+        if gone > 0:
+            del self._stretches[:gone], self._starts[:gone]
 
     def _count(self, count: int) -> None:
         second = int(self._clock())
@@ -121,12 +139,38 @@ class Ring:
             limit = self._end if until is None else min(until, self._end)
             first = max(cursor, self.oldest)
             last = min(limit, first + _BATCH)
-            found = [self._entries[number % self.capacity] for number in range(first, last)]
-        entries = [entry for entry in found if entry is not None]
+            pieces = self._pieces(first, last)
+        entries = self._entries(pieces)
         missed = min(first, limit) - cursor
         if missed > 0:
             entries.insert(0, _lost_in_ring(missed, entries))
         return entries, last if last > first else max(cursor, min(first, limit))
+
+    def _pieces(self, first: int, last: int) -> list[Piece]:
+        """Where the entries from one number to before another one lie; the caller has the lock."""
+        found: list[Piece] = []
+        at = bisect_right(self._starts, first) - 1
+        while first < last:
+            start, stretch = self._starts[at], self._stretches[at]
+            behind = min(last, start + len(stretch))
+            found.append((first, stretch, first - start, behind - start))
+            first, at = behind, at + 1
+        return found
+
+    def _entries(self, pieces: Iterable[Piece]) -> list[Entry]:
+        """What lies there, read."""
+        found: list[Entry] = []
+        for number, stretch, first, last in pieces:
+            with self._reading:
+                known = [self._read.get(number + place) for place in range(last - first)]
+                entries = [entry for entry in known if entry is not None]
+                if len(entries) < len(known):
+                    entries = list(stretch.entries(first, last))
+                    if len(self._read) >= _REMEMBERED:
+                        self._read.clear()
+                    self._read.update(zip(range(number, number + last - first), entries))
+            found += entries
+        return found
 
     def wait(self, cursor: int, timeout: float) -> bool:
         """Wait until something stands behind the cursor; False when closed with nothing left."""
@@ -135,37 +179,48 @@ class Ring:
                 self._changed.wait(timeout)
             return self._end > cursor or not self._closed
 
-    def backwards(self) -> Iterator[tuple[int, Entry]]:
-        """Number and entry from the newest to the oldest, in batches; ends where it was overtaken."""
+    def _backwards(self) -> Iterator[Piece]:
+        """Pieces from the newest to the oldest; ends where it was overtaken."""
         high = self._end
         while high > self.oldest:
-            low = max(self.oldest, high - _BATCH)
             with self._changed:
-                low = max(low, self.oldest)
-                found = [(n, self._entries[n % self.capacity]) for n in range(high - 1, low - 1, -1)]
-            for number, entry in found:
-                if entry is not None:
-                    yield number, entry
-            high = low
+                pieces = self._pieces(max(self.oldest, high - _BATCH), high)
+            yield from reversed(pieces)
+            high -= _BATCH
 
-    def start_of_last(self, count: int, keep: Keep, since_ns: int = 0, until_ns: int = 0) -> int:
+    def start_of_last(
+        self, count: int, keep: Keep | None = None, since_ns: int = 0, until_ns: int = 0
+    ) -> int:
         """The cursor from which the last so many flows follow that are kept; count 0 is all of them.
 
-        since_ns, until_ns: only flows between these times count, 0 is no bound.
+        keep None: every flow, and none is read. since_ns, until_ns: only flows between these times count, 0
+        is no bound.
         """
         start, found = self._end, 0
-        for number, entry in self.backwards():
-            if isinstance(entry, Lost):
-                start = start if count or entry.last_ns < since_ns else number
-                continue
-            stamp = entry.event.time_ns
-            if since_ns and stamp < since_ns - _DISORDER_NS:
+        for number, stretch, first, last in self._backwards():
+            stamps = stretch.stamps(first, last)
+            flows = [stamp for stamp in stamps if stamp is not None]
+            if since_ns and flows and max(flows) < since_ns - _DISORDER_NS:
                 break
-            if (since_ns and stamp < since_ns) or (until_ns and stamp > until_ns) or not keep(entry):
-                continue
-            start, found = number, found + 1
-            if count and found == count:
-                break
+            lost = len(flows) < len(stamps)
+            inside = flows if not until_ns else [stamp for stamp in flows if stamp <= until_ns]
+            entries = self._entries([(number, stretch, first, last)]) if lost or (keep and inside) else ()
+            for place in range(last - first - 1, -1, -1):
+                stamp = stamps[place]
+                if stamp is None:
+                    gap = entries[place]
+                    if not count and isinstance(gap, Lost) and gap.last_ns >= since_ns:
+                        start = number + place
+                    continue
+                if (since_ns and stamp < since_ns) or (until_ns and stamp > until_ns):
+                    continue
+                if keep is not None:
+                    entry = entries[place]
+                    if isinstance(entry, Flow) and not keep(entry):
+                        continue
+                start, found = number + place, found + 1
+                if count and found == count:
+                    return start
         return start
 
 

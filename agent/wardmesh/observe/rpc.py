@@ -9,6 +9,7 @@ not read blocks its own stream (HTTP/2 flow control) and nothing else; what it m
 from __future__ import annotations
 
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
@@ -114,6 +115,10 @@ class Registry:
 
 def check_admission(gate: Gate, context: Any) -> None:
     """Refused, unless the gate admits who asks. context: of either kind of server."""
+    if gate.revokes:
+        for shown in context.auth_context().get("x509_pem_cert", ()):
+            if not gate.trusts(ssl.PEM_cert_to_DER_cert(shown.decode("ascii"))):
+                raise Refused("UNAUTHENTICATED", "this certificate was revoked")
     if gate.members_only and not gate.knows(context.auth_context().get("x509_subject_alternative_name", ())):
         raise Refused("PERMISSION_DENIED", "this certificate is of a host that is no member any more")
     if not gate.admits(context.peer()):

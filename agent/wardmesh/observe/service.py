@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The observer's life: events into the ring, the ring to clients and the file (decision 0014).
+"""The observer's life: events into the ring, the ring to clients and the file (decisions 0014, 0024).
 
 Nothing here can touch enforcement: the agent is another process, and the kernel's programs wait for nobody.
 """
@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from wardmesh.host.files import read_bytes, stamp
@@ -22,21 +22,22 @@ from wardmesh.model.fleetmap import FleetMap
 from wardmesh.model.map_parser import parse_fleet_map
 from wardmesh.observe.credentials import Stamps, rollout_tls, stamps_of, why_unusable
 from wardmesh.observe.exporter import Exporter
-from wardmesh.observe.flow import FlowEvent, FlowSource, Lost, LostSource
+from wardmesh.observe.flow import Events, FlowSource, Lost, LostSource
 from wardmesh.observe.listen import Gate, Plan, plan
 from wardmesh.observe.names import Namer, Names
-from wardmesh.observe.ring import Entry, Ring
+from wardmesh.observe.ring import Ring
 from wardmesh.observe.roster import Roster, peers_of
 from wardmesh.observe.rpc import RpcServer
 from wardmesh.observe.server import ObserverService
 from wardmesh.observe.settings import Settings, Tls, read_settings
+from wardmesh.observe.stretch import Seen
 
 LOG = logging.getLogger("wardmesh")
 POLL = 0.05  # seconds that the kernel is given to gather events: a line is seen within a tenth of a second
 _LOOK = 2.0  # seconds between two looks at the files of /etc
 _AFTER_ERROR = 1.0
 OwnName = Callable[[FleetMap], str]
-Told = Callable[[Sequence[FlowEvent], int], None]
+Told = Callable[[Sequence[Events], int], None]
 
 
 class Observer:
@@ -89,26 +90,21 @@ class Observer:
 
     def step(self, timeout: float) -> None:
         """Take in what the kernel has, and every few seconds what /etc has."""
-        events = self._source.poll(timeout)
-        entries = self._entries(events)
-        if entries:
-            self.ring.add(entries)
+        told = self._source.poll(timeout)
+        lost = self._source.lost()
+        if self._tell is not None:
+            self._tell(told, lost - self._lost)
+        for events in told:
+            number = self.namer.take(len(events))
+            self.ring.put(Seen(events, self.namer.names, number, self.namer.uuid))
+        if lost > self._lost:
+            now = time.time_ns()
+            self.ring.add([Lost(LostSource.KERNEL, lost - self._lost, now, now)])
+            self._lost = lost
         if time.monotonic() - self._looked >= _LOOK:
             self._looked = time.monotonic()
             self._tell_of_export()
             self.look()
-
-    def _entries(self, events: Sequence[FlowEvent]) -> list[Entry]:
-        ordered = sorted(events, key=_time)  # CPUs tell of what they saw in turn
-        entries: list[Entry] = [self.namer.flow(event) for event in ordered]
-        lost = self._source.lost()
-        if self._tell is not None:
-            self._tell(ordered, lost - self._lost)
-        if lost > self._lost:
-            now = time.time_ns()
-            entries.append(Lost(LostSource.KERNEL, lost - self._lost, now, now))
-            self._lost = lost
-        return entries
 
     def stop(self) -> None:
         """From a signal handler: run returns soon."""
@@ -175,7 +171,7 @@ class Observer:
                 raise
             LOG.error("hubble: only the socket is served: %s", error)
             wanted = Plan()
-        self._gate = gate_of(names.fleet, tls)
+        self._gate = gate_of(names.fleet, tls, self.settings.revoked)
         if self._server is not None and wanted == self._plan:
             return
         problem = why_unusable(tls)
@@ -195,10 +191,6 @@ class Observer:
         )
         places = [str(self._paths.hubble), *(binding.target() for binding in wanted.bindings)]
         LOG.info("hubble: listens on %s", ", ".join(places))
-
-
-def _time(event: FlowEvent) -> int:
-    return event.time_ns
 
 
 def read_config(paths: Paths) -> Config:
@@ -235,11 +227,12 @@ def with_rollout(settings: Settings, paths: Paths) -> Settings:
     return replace(settings, tls=rollout_tls(paths))
 
 
-def gate_of(fleet: FleetMap | None, tls: Tls | None) -> Gate:
+def gate_of(fleet: FleetMap | None, tls: Tls | None, revoked: Iterable[str] = ()) -> Gate:
     """Who may ask under a fleet map: the own cluster's members; others' are asked through their own."""
     members = fleet.home if fleet else ()
     addresses = {address for member in members for address in member.addresses}
     names = None
     if fleet is not None and tls is not None and tls.rollout:
         names = [server_name(member.name, fleet.cluster.name) for member in members]
-    return Gate(addresses, certified=tls is not None and tls.client_ca is not None, names=names)
+    certified = tls is not None and tls.client_ca is not None
+    return Gate(addresses, certified=certified, names=names, revoked=revoked)

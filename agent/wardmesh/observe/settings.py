@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +52,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Settings:
-    """Checked. listen None: only the socket."""
+    """Checked. listen None: only the socket. revoked: SHA-256 of certificates, in small digits."""
 
     enabled: bool
     capacity: int
@@ -59,6 +61,7 @@ class Settings:
     ui: HostPort
     tls: Tls | None
     export: Export | None
+    revoked: frozenset[str] = frozenset()
 
     @property
     def api_port(self) -> int:
@@ -78,6 +81,7 @@ def read_settings(config: Config) -> Settings:
         host_port(values["hubble.ui.listenAddress"], "hubble.ui.listenAddress", UI_PORT),
         _tls(config),
         _export(config),
+        _revoked(config.values["hubble.tls.revoked"]),
     )
 
 
@@ -105,6 +109,19 @@ def _tls(config: Config) -> Tls | None:
             remedy="set hubble.tls.certFile and hubble.tls.keyFile, or none of them",
         )
     return Tls(Path(cert), Path(key), Path(client_ca) if client_ca else None)
+
+
+def _revoked(given: Iterable[str]) -> frozenset[str]:
+    found = {text: text.replace(":", "").lower() for text in given}
+    for text, bare in found.items():
+        if not re.fullmatch("[0-9a-f]{64}", bare):
+            raise WardmeshError(
+                f"{text!r} is no SHA-256 fingerprint",
+                where="hubble.tls.revoked",
+                why="it has 64 hexadecimal digits, with or without colons",
+                remedy="openssl x509 -in FILE -noout -fingerprint -sha256",
+            )
+    return frozenset(found.values())
 
 
 def _export(config: Config) -> Export | None:

@@ -121,7 +121,8 @@ class Listener(ThreadingMixIn, TCPServer):
         with self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
             self._follow_secured(request, secured)
             secured.do_handshake()
-            if self._gate().knows(_names_in(secured)):
+            gate = self._gate()
+            if gate.trusts(secured.getpeercert(binary_form=True)) and gate.knows(_names_in(secured)):
                 super().finish_request(secured, client_address)
             with contextlib.suppress(OSError):
                 secured.unwrap()

@@ -56,8 +56,8 @@ class Page:
         settings = settings_of(paths)
         self._held = HeldMap(paths, own_name)
         self._held.changed()
-        self._tls = settings.tls
-        self._gate = gate_of(self._held.fleet, self._tls)
+        self._tls, self._revoked = settings.tls, settings.revoked
+        self._gate = gate_of(self._held.fleet, self._tls, self._revoked)
         fleet = self._held.fleet
         access = asked.access or relay_access(settings, self._held.own, fleet.cluster.name if fleet else "")
         where = host_port(asked.listen, "--listen", UI_PORT) if asked.listen else settings.ui
@@ -82,7 +82,7 @@ class Page:
         """Until stop is called."""
         while not self._stop.wait(_LOOK):
             if self._held.changed():
-                self._gate = gate_of(self._held.fleet, self._tls)
+                self._gate = gate_of(self._held.fleet, self._tls, self._revoked)
 
     def stop(self) -> None:
         """From a signal handler: run returns soon."""

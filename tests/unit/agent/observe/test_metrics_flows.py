@@ -37,7 +37,7 @@ class Event:
 def counted(*events):
     counters = FlowCounters()
     for event in events:
-        counters.count(event)
+        counters.count_all([event])
     return counters.totals()
 
 
@@ -93,20 +93,24 @@ def test_a_port_scan_leaves_a_bounded_number_of_series():
     counters = FlowCounters()
     for _round in range(PORT_FROM + 1):
         for port in range(1, CANDIDATES_MAX // 2):
-            counters.count(Event(destination_port=port))
+            counters.count_all([Event(destination_port=port)])
     found = counters.totals()
     assert len(found.ports) == PORTS_MAX + 1
     assert sum(found.ports.values()) == (PORT_FROM + 1) * (CANDIDATES_MAX // 2 - 1)
     for port in range(1, 60000):
-        counters.count(Event(destination_port=port, protocol=17))
+        counters.count_all([Event(destination_port=port, protocol=17)])
     assert len(counters._candidates) <= CANDIDATES_MAX
 
 
 def test_nonsense_in_events_stays_bounded():
     counters = FlowCounters()
     for number in range(5000):
-        counters.count(
-            Event(kind=1, verdict=number, drop_reason=number + 1000, protocol=number % 256, icmp_type=number)
+        counters.count_all(
+            [
+                Event(
+                    kind=1, verdict=number, drop_reason=number + 1000, protocol=number % 256, icmp_type=number
+                )
+            ]
         )
     found = counters.totals()
     for part in (found.processed, found.drops, found.icmp):
@@ -148,7 +152,7 @@ def test_no_counter_ever_goes_back(events):
     counters = FlowCounters()
     before = counters.totals()
     for event in events:
-        counters.count(event)
+        counters.count_all([event])
         after = counters.totals()
         for name in ("processed", "drops", "flags", "icmp", "ports"):
             old, new = getattr(before, name), getattr(after, name)

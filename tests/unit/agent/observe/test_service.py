@@ -31,7 +31,7 @@ from tests.unit.agent.observe.support import (
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe import service as module
-from wardmesh.observe.flow import FlowEvent
+from wardmesh.observe.flow import EventList, Events, FlowEvent
 from wardmesh.observe.getflows import Encoder
 from wardmesh.observe.jsonform import to_json
 from wardmesh.observe.proto import message
@@ -48,13 +48,13 @@ class Source:
         self.gone = 0
         self.closed = False
 
-    def poll(self, timeout: float) -> Sequence[FlowEvent]:
+    def poll(self, timeout: float) -> Sequence[Events]:
         found: list[FlowEvent] = []
         with contextlib.suppress(queue.Empty):
             found.append(self.events.get(timeout=timeout))
             while True:
                 found.append(self.events.get_nowait())
-        return found
+        return [EventList(found)] if found else []
 
     def lost(self) -> int:
         return self.gone

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import importlib.util
 import re
@@ -115,6 +116,17 @@ def test_a_client_ca_lets_its_own_in_and_nobody_else(tmp_path: Path) -> None:
         with pytest.raises(ssl.SSLError):
             ask(page, context_of(other))
         assert ask(page, context_of(authority, authority.issue("operator"))) == 200
+
+
+def test_a_certificate_that_was_revoked_opens_nothing(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    lost, kept = authority.issue("lost"), authority.issue("kept")
+    digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(lost[0].read_text())).hexdigest()
+    tls = Tls(*authority.issue("localhost"), authority.path)
+    with live_page(tls=tls, gate=Gate((), certified=True, revoked=[digest])) as page:
+        assert ask(page, context_of(authority, kept)) == 200
+        with pytest.raises((OSError, http.client.HTTPException)):
+            ask(page, context_of(authority, lost))
 
 
 def test_old_versions_of_tls_are_refused(tmp_path: Path) -> None:
