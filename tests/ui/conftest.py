@@ -12,8 +12,8 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
-from tests.unit.agent.observe.support import eventually
 from tests.unit.agent.observe.ui_page import LivePage
+from tests.waiting import eventually
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # A test's server ends before its browser looks away: the page's next question finds nobody.

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from tests.ui.conftest import Browser
 from tests.ui.fleets import EDGES, HOSTS, many
-from tests.unit.agent.observe.support import eventually
 from tests.unit.agent.observe.ui_page import LivePage, live_page
+from tests.waiting import eventually
 
 from wardmesh.observe.ui.model import CONNECTED, FlowModel
 

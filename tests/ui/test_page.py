@@ -15,8 +15,9 @@ from selenium.webdriver.common.keys import Keys
 from tests.ui.conftest import Browser
 from tests.ui.fleets import small
 from tests.unit.agent.observe.relays import Relay, relaying
-from tests.unit.agent.observe.support import Served, event, eventually, namer
+from tests.unit.agent.observe.support import Served, event, namer
 from tests.unit.agent.observe.ui_page import LivePage, live_page
+from tests.waiting import eventually
 
 from wardmesh.observe.flow import Flow, Kind, Party, Policy, Verdict
 from wardmesh.observe.ui import feed as feed_module

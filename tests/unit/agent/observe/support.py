@@ -7,8 +7,7 @@ import base64
 import contextlib
 import ipaddress
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,16 +161,6 @@ def served(folder: Path, **how: Any) -> Iterator[tuple[Served, Client]]:
             yield running, Client(channel)
     finally:
         running.close()
-
-
-def eventually(test: Callable[[], bool], timeout: float = 60.0) -> bool:
-    """Poll until it holds."""
-    end = time.monotonic() + timeout
-    while not test():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 class Collector:

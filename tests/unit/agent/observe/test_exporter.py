@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.agent.observe.support import TIME, event, eventually, namer
+from tests.unit.agent.observe.support import TIME, event, namer
+from tests.waiting import eventually
 
 from wardmesh.model.errors import WardmeshError
 from wardmesh.observe import exporter as module

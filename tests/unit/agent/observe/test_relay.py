@@ -13,15 +13,8 @@ from typing import Any
 import grpc
 import pytest
 from tests.unit.agent.observe.relays import relaying
-from tests.unit.agent.observe.support import (
-    Client,
-    Collector,
-    Served,
-    event,
-    eventually,
-    flow_filter,
-    request,
-)
+from tests.unit.agent.observe.support import Client, Collector, Served, event, flow_filter, request
+from tests.waiting import eventually
 
 from wardmesh.observe.client import Access, open_channel
 from wardmesh.observe.proto import message

@@ -22,7 +22,6 @@ from tests.unit.agent.observe.support import (
     Client,
     Collector,
     event,
-    eventually,
     fleet,
     fleet_bytes,
     namer,
@@ -30,6 +29,7 @@ from tests.unit.agent.observe.support import (
 )
 from tests.unit.agent.observe.test_service import Source, host, running
 from tests.unit.agent.observe.test_tls import free_port
+from tests.waiting import eventually
 
 from wardmesh.host.paths import Paths
 from wardmesh.model.authority import Authority

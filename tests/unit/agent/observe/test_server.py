@@ -11,16 +11,8 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.unit.agent.observe.support import (
-    TIME,
-    Client,
-    Collector,
-    event,
-    eventually,
-    flow_filter,
-    request,
-    served,
-)
+from tests.unit.agent.observe.support import TIME, Client, Collector, event, flow_filter, request, served
+from tests.waiting import eventually
 
 from wardmesh.observe.convert import set_time
 from wardmesh.observe.flow import Lost, LostSource

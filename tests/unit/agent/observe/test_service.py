@@ -18,15 +18,8 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.unit.agent.observe.support import (
-    HOSTS,
-    Client,
-    event,
-    eventually,
-    fleet_bytes,
-    namer,
-    request,
-)
+from tests.unit.agent.observe.support import HOSTS, Client, event, fleet_bytes, namer, request
+from tests.waiting import eventually
 
 from wardmesh.host.paths import Paths
 from wardmesh.model.errors import WardmeshError

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.unit.agent.observe.relays import Relay, relaying
-from tests.unit.agent.observe.support import Served, event, eventually
+from tests.unit.agent.observe.support import Served, event
 from tests.unit.agent.observe.ui_page import LivePage, live_page
+from tests.waiting import eventually
 
 from wardmesh.observe.flow import Flow, Lost, LostSource, Party, Verdict
 from wardmesh.observe.ui import feed as feed_module

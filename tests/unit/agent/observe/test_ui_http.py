@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.unit.agent.observe.support import event, eventually, namer
+from tests.unit.agent.observe.support import event, namer
 from tests.unit.agent.observe.ui_page import LivePage, live_page
+from tests.waiting import eventually
 
 from wardmesh.observe.listen import Gate
 from wardmesh.observe.ui import listener as listener_module

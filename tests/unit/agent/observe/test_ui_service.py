@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 from tests.unit.agent.observe.certificates import Authority
-from tests.unit.agent.observe.support import Served, event, eventually, fleet, fleet_bytes
+from tests.unit.agent.observe.support import Served, event, fleet, fleet_bytes
 from tests.unit.agent.observe.ui_page import LivePage, live_page
+from tests.waiting import eventually
 
 from wardmesh.host.paths import Paths
 from wardmesh.model.config import parse_config
