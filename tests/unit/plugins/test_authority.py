@@ -15,6 +15,7 @@ import pytest
 import yaml
 from tests.fleets import numbered
 from tests.loading import load
+from tests.playing import play as run_play
 
 from wardmesh.model.authority import (
     DAY,
@@ -30,7 +31,6 @@ from wardmesh.model.certificates import leaf_of, read_certificates, server_name
 from wardmesh.model.errors import WardmeshError
 
 module = load("plugins/plugin_utils/_authority.py")
-REPO = Path(__file__).resolve().parents[3]
 FLEET = numbered(3, 2)
 NOW = time.time()
 HOSTS = ("h1", "h2", "h3")
@@ -273,23 +273,7 @@ PLAY = """
 
 def play(path: Path, text: str, *words: str) -> tuple[int, str]:
     (path / "play.yml").write_text(text)
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).parent / "ansible-playbook"),
-            *("-i", str(path / "hosts.yml"), str(path / "play.yml"), "--diff", "-vvv", *words),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(REPO / ".dev"),
-            "ANSIBLE_HOME": str(path / "home"),
-            "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
-            "ANSIBLE_NOCOLOR": "1",
-        },
-    )
+    done = run_play(path, "--diff", "-vvv", *words)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.loading import REPO
+from tests.playing import play
 
 UNITS = ("wardmesh.service", "wardmesh-boot.service", "wardmesh-wireguard@.service")
 PLACES = ('"/etc/', '"/usr/local/', '"/var/lib/')
@@ -123,23 +124,12 @@ class Host:
         (self.folder / "play.yml").write_text(text)
         (self.folder / "result.json").unlink(missing_ok=True)
         (self.root / "asked").unlink(missing_ok=True)
-        binary = Path(sys.executable).parent / "ansible-playbook"
-        return subprocess.run(
-            [str(binary), "-i", str(self.folder / "hosts.yml"), str(self.folder / "play.yml"), *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env={
-                **os.environ,
-                "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
-                "WARDMESH_TEST_ROOT": str(self.root),
-                "ANSIBLE_COLLECTIONS_PATH": str(self.folder / "collections"),
-                "ANSIBLE_HOME": str(self.folder / "home"),
-                "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
-                "ANSIBLE_NOCOLOR": "1",
-            },
-        )
+        environment = {
+            "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
+            "WARDMESH_TEST_ROOT": str(self.root),
+            "ANSIBLE_COLLECTIONS_PATH": str(self.folder / "collections"),
+        }
+        return play(self.folder, *words, environment=environment)
 
     def result(self, *words: str, **variables: Any) -> dict[str, Any]:
         """What the module returned in a run of the role."""

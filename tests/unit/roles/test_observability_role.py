@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 from tests.fleets import numbered
+from tests.loading import REPO
+from tests.playing import play as run_play
 
 from wardmesh.model.authority import make_authority
 
-REPO = Path(__file__).resolve().parents[3]
 PLAY = """
 - hosts: wardmesh
   gather_facts: false
@@ -62,22 +62,7 @@ def controller(tmp_path):
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
         (tmp_path / "play.yml").write_text(play.replace("ROLE", str(REPO / "roles/observability")))
         (tmp_path / "wardmesh-fleet.json").write_text(fleet_bytes(3))
-        binary = Path(sys.executable).parent / "ansible-playbook"
-        done = subprocess.run(
-            [str(binary), "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml"), *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env={
-                **os.environ,
-                "ANSIBLE_COLLECTIONS_PATH": str(REPO / ".dev"),
-                "ANSIBLE_HOME": str(tmp_path / "home"),
-                "ANSIBLE_ROLES_PATH": str(REPO / "roles"),
-                "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
-                "ANSIBLE_NOCOLOR": "1",
-            },
-        )
+        done = run_play(tmp_path, *words)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from tests.loading import REPO
+from tests.playing import play
 
 ROLES = ["preflight", "agent", "mesh", "observability"]
 PLAY = """
@@ -41,22 +39,7 @@ def preflight(tmp_path: Path) -> Any:
         groups = {"wardmesh": {"hosts": hosts}, "relays": {"hosts": {"h1": None}}}
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups))
         (tmp_path / "play.yml").write_text(PLAY)
-        binary = Path(sys.executable).parent / "ansible-playbook"
-        done = subprocess.run(
-            [str(binary), "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml"), "-vvv"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env={
-                **os.environ,
-                "ANSIBLE_COLLECTIONS_PATH": str(REPO / ".dev"),
-                "ANSIBLE_HOME": str(tmp_path / "home"),
-                "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
-                "ANSIBLE_NOCOLOR": "1",
-                "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
-            },
-        )
+        done = play(tmp_path, "-vvv", environment={"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"})
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads((tmp_path / "result.json").read_text()), done.stdout + done.stderr
 

@@ -8,11 +8,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from tests.loading import REPO, load
+from tests.playing import play
 
 compiler = load("plugins/plugin_utils/_compile.py")
 NAMES = ["node1", "node2", "node3"]
@@ -111,28 +111,12 @@ class Controller:
 
     def play(self, *words, good=True):
         place = self.folder / "collections/ansible_collections/wardmesh/fleet"
-        done = subprocess.run(
-            [
-                *(
-                    str(Path(sys.executable).parent / "ansible-playbook"),
-                    "-i",
-                    str(self.folder / "hosts.yml"),
-                ),
-                *(str(place / "playbooks/rotate_keys.yml"), *words),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            env={
-                **os.environ,
-                "ANSIBLE_COLLECTIONS_PATH": str(self.folder / "collections"),
-                "ANSIBLE_HOME": str(self.folder / "home"),
-                "ANSIBLE_CONFIG": str(REPO / "ansible.cfg"),
-                "ANSIBLE_NOCOLOR": "1",
-                "ANSIBLE_PIPELINING": "1",
-            },
-        )
+        environment = {
+            "ANSIBLE_COLLECTIONS_PATH": str(self.folder / "collections"),
+            "ANSIBLE_PIPELINING": "1",
+        }
+        playbook = place / "playbooks/rotate_keys.yml"
+        done = play(self.folder, *words, playbook=playbook, environment=environment)
         assert (done.returncode == 0) is good, done.stdout + done.stderr
         return done.stdout
 
