@@ -19,6 +19,7 @@ SIZES = (100, 1000, 10_000)
 COMPILE_LIMITS = {1000: 1.0, 10_000: 10.0}  # seconds
 BYTES_LIMIT = 400
 PEER_LIMIT = 1.0  # milliseconds
+PAIR_LIMIT = 100.0  # nanoseconds of the controller for each pair of hosts
 
 
 def compiler() -> Any:
@@ -156,6 +157,8 @@ def run(say: Callable[[str], None], sizes: tuple[int, ...] = SIZES, passes: int 
         )
         if size in COMPILE_LIMITS:
             section.judge(f"compile for {size} members", seconds, COMPILE_LIMITS[size], unit=" s")
+            pair = seconds / size**2 * 1e9
+            section.judge(f"compile for each pair of {size} members", pair, PAIR_LIMIT, unit=" ns")
         section.judge(f"bytes per member of {size}", data / size, BYTES_LIMIT)
         section.judge(f"one more peer beside {size}", change, PEER_LIMIT, unit=" ms")
     return section

@@ -11,7 +11,6 @@ from lab import Lab
 
 SECOND_RUN_LIMIT = 6.0  # times the ping play
 FIRST_RUN_CPU = 0.45  # CPU seconds of the controller for each host
-PAIR_LIMIT = 100.0  # nanoseconds of the controller's CPU for each pair of hosts
 
 
 def run(say: Callable[[str], None], sizes: tuple[int, ...] = (10, 30), passes: int = 3) -> Section:
