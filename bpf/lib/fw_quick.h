@@ -107,8 +107,6 @@ static __always_inline int wm_quick_open(struct __sk_buff *skb, struct wm_fw_wor
 			return WM_UNDECIDED;
 		wm_flow_name(packet, direction, state->seed, &work->name);
 		wm_flow_fetch(&work->name);
-		if (wm_flow_find(&work->name))
-			return WM_UNDECIDED;
 	}
 	peer = wm_fw_peer(packet->family, remote, state);
 	verdict.class = wm_fw_class(packet, packet->dport, direction, false, state);
@@ -116,6 +114,9 @@ static __always_inline int wm_quick_open(struct __sk_buff *skb, struct wm_fw_wor
 	work->flow.verdict = verdict;
 	work->flow.identity = peer.identity;
 	work->flow.row = peer.row;
+	/* After policy, so that what is fetched has time to come. */
+	if (datagram && wm_flow_find(&work->name))
+		return WM_UNDECIDED;
 	if (verdict.cell == WM_CELL_ALLOW) {
 		if (datagram)
 			return WM_NOTE;

@@ -22,7 +22,7 @@ from wardmesh.datapath.event_ring import STRIDE
 from wardmesh.datapath.ticks import seconds_until
 
 OPEN_MAX = 1 << 17  # flows whose end is waited for
-RATE = 10_000  # events a second that are followed; more are a flood
+RATE = 5_000  # events a second that are followed; more are a flood
 _BURST = 1 << 14  # that may come at once
 _ADDRESS_WORDS = 4  # of source and destination
 FlowAt = Callable[[int, int, bytes], "bytes | None"]

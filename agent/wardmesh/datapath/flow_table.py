@@ -19,10 +19,7 @@ _PAST = 1 << 31  # set in a distance of 32 bits that is negative
 _WORD = 8  # bytes of a hold; a set is a number of them
 _BLOCK = 1024  # sets that are looked at together, so that their heads stay in a cache of a core
 
-
-# For bytes.translate: 1 where a byte of a tag is more than 1, more than 0.
 _ONE = b"\1"
-_HELD, _ANY = bytes(2) + _ONE * 254, bytes(1) + _ONE * 255
 
 
 class Slot(NamedTuple):
@@ -87,28 +84,21 @@ class FlowTable:
     def live(self, now: int) -> int:
         """How many flows have time left (now: in ticks), a column of a thousand sets at a time.
 
-        Entries are read where holders of slots seem to have none left.
+        The entries alone tell: who never held a flow has 0 there, and holders of slots are seldom up to date.
         """
-        live = 0
+        live, first = 0, fw.HEAD.size + self._key + _EXPIRES_AT
+        places = [first + way * self._slot for way in range(fw.WAYS)]
         with memoryview(self._memory).cast("Q") as words:
-            for first in range(0, self._sets, _BLOCK):
-                block = words[first * self._size // _WORD : (first + _BLOCK) * self._size // _WORD]
-                holds = self._column(block, [_WORD * way for way in range(fw.WAYS)])
-                tags = [holds[byte::_WORD] for byte in range(4)]
-                taken = _where(tags[0], _HELD)
-                for tag in tags[1:]:
-                    taken |= _where(tag, _ANY)
-                over = taken & _past(holds[4:], now)
-                if over:
-                    over = self._over(block, over, now)
-                live += (taken ^ over).to_bytes(len(tags[0]), "little").count(1)
+            for start in range(0, self._sets, _BLOCK):
+                block = words[start * self._size // _WORD : (start + _BLOCK) * self._size // _WORD]
+                ends = self._column(block, places)[first % _WORD :]
+                over = _past(ends, now)
+                if now - 1 & _PAST:  # a distance of 2^31 or more from 0: it would lie ahead
+                    over |= _zero(ends)
+                live += len(places) * (len(block) * _WORD // self._size) - over.to_bytes(
+                    len(ends), "little"
+                ).count(1)
         return live
-
-    def _over(self, block: memoryview, seem: int, now: int) -> int:
-        """Which of those whose time seems over it is over for: the entry may know of a later end."""
-        first = fw.HEAD.size + self._key + _EXPIRES_AT
-        entries = self._column(block, [first + way * self._slot for way in range(fw.WAYS)])
-        return seem & _past(entries[first % _WORD :], now)
 
     def _column(self, block: memoryview, places: Iterable[int]) -> bytes:
         """The words around these bytes of a set, of each set, one place after another."""
@@ -149,6 +139,14 @@ def _past(words: bytes, now: int) -> int:
     highest = words[3::_WORD]
     kept, borrowed = (_where(highest, _ahead(low[3] + borrow)) for borrow in (0, 1))
     return kept ^ less & (kept ^ borrowed)
+
+
+def _zero(words: bytes) -> int:
+    """1 where the first four bytes of a word are 0."""
+    nothing, found = _ONE + bytes(255), -1
+    for place in range(4):
+        found &= _where(words[place::_WORD], nothing)
+    return found
 
 
 def _ahead(at: int) -> bytes:

@@ -136,7 +136,7 @@ KEYS: tuple[Key, ...] = (
         "Flows that are kept; one less than a power of two.",
         (),
         1,
-        65535,
+        131071,
     ),
     Key("hubble.tls.certFile", STR, None, True, "Certificate of Hubble API, relay and page (PEM)."),
     Key("hubble.tls.keyFile", STR, None, True, "Its private key (PEM)."),

@@ -21,21 +21,21 @@ from wardmesh.observe.stretch import Entry, Listed, Stretch
 Keep = Callable[[Flow], bool]
 Piece = tuple[int, Stretch, int, int]  # number of the first entry, its stretch, places there
 DEFAULT_CAPACITY = 4095
-LARGEST = 65535  # upstream's own bound (pkg/hubble/container, capacity)
+LARGEST = 131071  # twice upstream's own bound (pkg/hubble/container, capacity)
 _RATE_WINDOW = 60  # seconds that the rate of flows is a mean of
 _BATCH = 256  # entries that a reader takes at once
 _REMEMBERED = 4096  # entries that were read and are kept for the next reader
 
 
 def check_capacity(value: int) -> int:
-    """The value, where it is 2^n - 1 up to 65535 as upstream demands; else WardmeshError."""
+    """The value, where it is 2^n - 1 as upstream demands, up to 131071; else WardmeshError."""
     if 0 < value <= LARGEST and value & (value + 1) == 0:
         return value
     near = min((1 << max(1, value.bit_length())) - 1, LARGEST) if value > 0 else 1
     raise WardmeshError(
         f"{value} is no capacity of the flow buffer",
         where="hubble.eventBufferCapacity",
-        why="it is one less than a power of two, at most 65535",
+        why="it is one less than a power of two, at most 131071",
         remedy=f"use {near}",
     )
 

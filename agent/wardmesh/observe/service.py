@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The observer's life: events into the ring, the ring to clients and the file (decisions 0014, 0024).
+"""The observer's life: events into the ring, the ring to clients and the file (decisions 0014, 0027).
 
 Nothing here can touch enforcement: the agent is another process, and the kernel's programs wait for nobody.
 """

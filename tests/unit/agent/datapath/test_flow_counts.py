@@ -18,11 +18,13 @@ SIZES = {
     4: (fw.FLOW4_KEY.size, fw.SLOT4_BYTES, fw.SET4_BYTES),
     6: (fw.FLOW6_KEY.size, fw.SLOT6_BYTES, fw.SET6_BYTES),
 }
-Row = tuple[int, int, int]  # tag, distances of the holder's and the entry's end from now
+Row = tuple[
+    int, int, int
+]  # tag, how long the holder knows of a shorter end than the entry, and its end from now
 ROWS = st.lists(
     st.tuples(
-        st.one_of(st.sampled_from((0, 1, 2, 3, 256, 1 << 24, 1 << 31)), st.integers(0, (1 << 32) - 1)),
-        st.one_of(st.integers(-300, 300), st.integers(-(1 << 31), (1 << 31) - 1)),
+        st.one_of(st.sampled_from((0, 2, 3, 256, 1 << 24, 1 << 31)), st.integers(2, (1 << 32) - 1)),
+        st.integers(0, 300),
         st.one_of(st.integers(-300, 300), st.integers(-(1 << 31), (1 << 31) - 1)),
     ),
     min_size=2 * fw.WAYS,
@@ -34,12 +36,14 @@ NOW = st.one_of(
 
 
 def written(family: int, rows: list[Row], now: int) -> BinaryIO:
-    """A table with these slots."""
+    """A table with these slots, as the kernel leaves them: an empty one has no entry yet."""
     key, slot, size = SIZES[family]
     memory = bytearray(len(rows) // fw.WAYS * size)
-    for place, (tag, holder, entry) in enumerate(rows):
+    for place, (tag, behind, entry) in enumerate(rows):
+        if not tag:
+            continue
         start = place // fw.WAYS * size
-        until = (now + holder) % (1 << 32)
+        until = (now + entry - behind) % (1 << 32)
         struct.pack_into("=Q", memory, start + 8 * (place % fw.WAYS), until << 32 | tag)
         flow = fw.FLOW.pack(1, 2, 1, 1, 3, 4, 5, 6, 7, 8, (now + entry) % (1 << 32), 9)
         at = start + fw.HEAD.size + place % fw.WAYS * slot + key
@@ -53,8 +57,8 @@ def written(family: int, rows: list[Row], now: int) -> BinaryIO:
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from((4, 6)), ROWS, NOW)
 def test_flows_are_counted_as_one_by_one(family: int, rows: list[Row], now: int) -> None:
-    taken = [row for row in rows if row[0] > 1]  # neither empty nor busy
-    live = [row for row in taken if row[1] >= 0 or row[2] >= 0]
+    # 0 is the end of those that never were; the ticks of a host meet it once in a hundred years.
+    live = [row for row in rows if row[0] and row[2] >= 0 and (now + row[2]) % (1 << 32)]
     with written(family, rows, now) as file, FlowTable(file.fileno(), family, len(rows) // fw.WAYS) as table:
         assert table.live(now) == len(live)
 
