@@ -103,8 +103,8 @@ def neighbourhood() -> Iterator[Neighbourhood]:
     with host.entered():
         set_sysctl("ipv6.conf.default.accept_dad", 0)
         ip("link set lo up")
-        _pair("a0", "b0", member)
-        _pair("c0", "d0", beyond)
+        veth_pair("a0", "b0", member)
+        veth_pair("c0", "d0", beyond)
         ip(f"addr add {SELF4}/24 dev a0")
         ip(f"addr add {SELF6}/64 dev a0 nodad")
         ip("addr add 198.51.100.1/24 dev c0")
@@ -129,7 +129,7 @@ def neighbourhood() -> Iterator[Neighbourhood]:
         scene.close()
 
 
-def _pair(near: str, far: str, there: Namespace) -> None:
+def veth_pair(near: str, far: str, there: Namespace) -> None:
     """A veth pair with its far end in another namespace."""
     from pyroute2 import IPRoute
 

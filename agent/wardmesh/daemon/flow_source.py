@@ -32,10 +32,11 @@ from wardmesh.model.identity import identities
 from wardmesh.model.map_parser import parse_fleet_map
 
 LOG = logging.getLogger("wardmesh")
-BATCH = 1 << 14  # events of one look
+BATCH = 1 << 15  # events of one look
 DROPS = 1000  # events of one reason in a second and on one processor; more are counted
 _STEP = 0.02  # seconds between two looks into the ring
-_MANY, _LONG_STEP = 4096, 0.04  # after so many events, so long: in it 900,000 a second fill the ring
+_MANY, _LONGEST_STEP = 1024, 0.08  # where so many come, looks are as far apart as half of the ring allows
+_HALF = fw.EVENTS_BYTES // STRIDE // 2  # events
 _COUNT = 0.2  # seconds between two looks at the counters of what was lost
 _REFRESH = 2.0  # seconds between two looks at policies, fleet and pins
 _FRESH = 61.0  # seconds after which a flow that was not answered may be over (WM_TICKS_FRESH)
@@ -57,6 +58,7 @@ class KernelFlows:
         self._known = (-1, 0)
         self._generation = 0
         self._looked = self._next = self._count_next = 0.0
+        self._before = time.monotonic()
         self._earlier = self._lost = 0
         self._refresh()
 
@@ -98,7 +100,8 @@ class KernelFlows:
         told = self._told.take(BATCH)
         drops = self._guard.take(BATCH)
         count = length(told)
-        self._next = now + (_STEP if count < _MANY else _LONG_STEP if count < BATCH else 0.0)
+        self._next = now + _pause(count, now - self._before)
+        self._before = now
         parts = [(data, self._ages.note(data, now), self._sight) for data in self._by_policy(told)]
         rest, begins = [drops], {}
         for data, begin in self._ages.over(now):
@@ -197,6 +200,13 @@ class KernelFlows:
         except WardmeshError as error:
             LOG.warning("flows are told without the names of rules: %s", error)
             return {}
+
+
+def _pause(count: int, seconds: float) -> float:
+    """Seconds until the next look, after one that brought the events of so many: each look has its price."""
+    if count < _MANY:
+        return _STEP
+    return 0.0 if count >= BATCH else min(_LONGEST_STEP, _HALF * seconds / count)
 
 
 def _names_of(devices: Iterable[int]) -> dict[int, str]:

@@ -1,143 +1,147 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A byte there and back, and a whole connection, past the firewall of one host: ours, nftables, none."""
+"""A byte there and back, and a whole connection, past the firewall of one host: ours, nftables, none.
+
+Client and server share one processor: the time that passes is what both ends and all between them cost.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import subprocess
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
-from bench import wire
-from bench.play import Controller
-from bench.report import Section, median
-from bench.tunnel import PLAIN, plain
-from lab import Host, Lab
+from bench.firewall import OWN, loaded
+from bench.receive import HERE, LINEAR, NONE, OURS, PORT, SET, SIZE, peer, ruleset
+from bench.report import REPO, Section, median
 
-RULES, MEMBERS = 1_000, 10_000
-NOISE = 0.1  # microseconds: below it a ratio says nothing
-NONE, OURS = "no firewall", f"wardmesh, {RULES:,} rules"
-SET, LINEAR = (
-    f"nftables, conntrack and a set of {MEMBERS:,}",
-    f"nftables, conntrack and {RULES:,} linear rules",
-)
-CONFIG = "/etc/wardmesh/config.yaml"
+sys.path.insert(0, str(REPO))
 
-
-def policy() -> str:
-    """The client may reach the server's port, beside rules for others."""
-    rule = "- fromCIDR: [{cidr}]\n    toPorts: [{{ports: [{{port: '{port}', protocol: TCP}}]}}]\n"
-    rules = [
-        rule.format(cidr=f"10.{90 + n // 200}.{n % 200}.0/24", port=6000 + n % 900) for n in range(RULES)
-    ]
-    rules.append(rule.format(cidr=f"{PLAIN}.0/24", port=5201))
-    return (
-        "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: bench}\n"
-        "spec:\n  nodeSelector: {}\n  ingress:\n  " + "  ".join(rules)
-    )
+NOISE = 0.05  # microseconds: below it a ratio says nothing
+PLACES = ("TCP request and response", "connect, request, close")
+Samples = dict[str, dict[str, list[float]]]  # microseconds by variant and place, a value for each pass
 
 
-def ruleset(linear: bool) -> str:
-    """What an expert would write: established first, then a set; or, linear, a rule for each source."""
-    head = "table inet bench {\n"
-    body = "chain in { type filter hook input priority filter; policy drop;\n"
-    body += "ct state established,related accept\niif lo accept\n"
-    body += "tcp dport 22 accept\nmeta l4proto icmpv6 accept\n"
-    if linear:
-        body += "".join(
-            f"ip saddr 10.9.{n >> 8}.{n & 255} tcp dport {6000 + n} accept\n" for n in range(RULES)
-        )
-        body += f"ip saddr {PLAIN}.1 tcp dport 5201 accept\n"
-    else:
-        members = ", ".join([f"{PLAIN}.1", *(f"10.8.{n >> 8}.{n & 255}" for n in range(MEMBERS))])
-        head += f"set members {{ type ipv4_addr; elements = {{ {members} }} }}\n"
-        body += "ip saddr @members tcp dport 5201 accept\n"
-    return head + body + "}\n}\n"
+class Stage:
+    """A client and a server, each in a namespace of its own, with a veth pair between them."""
+
+    def __init__(self, name: str, wall: Any) -> None:
+        from tests.bpf.live import veth_pair
+        from tests.bpf.netns import Namespace, ip, set_sysctl
+
+        self.client, self.server = Namespace(), Namespace()
+        with self.client.entered():
+            veth_pair("c0", "s0", self.server)
+            ip(f"addr add {peer(0)}/8 dev c0")
+            ip("link set c0 up")
+            set_sysctl("ipv4.tcp_tw_reuse", 1)  # a port rests for a minute after its connection
+        with self.server.entered():
+            ip(f"addr add {OWN[4]}/8 dev s0")
+            ip("link set s0 up")
+            if name == OURS:
+                wall.attach([(socket.if_nametoindex("s0"), "s0", True)])
+            if name in (SET, LINEAR):
+                text = ruleset(name == LINEAR).replace("udp dport", "tcp dport")
+                subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True, capture_output=True)
+            self._listener = socket.create_server((OWN[4], PORT))
+        self._process = os.fork()
+        if not self._process:
+            _serve(self._listener)
+
+    def echo(self, rounds: int) -> float:
+        """Microseconds for a byte there and back on an open connection."""
+        with self.client.entered(), socket.create_connection((OWN[4], PORT), 10) as line:
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            started = time.perf_counter()
+            for _round in range(rounds):
+                line.send(b"x")
+                line.recv(1)
+            return (time.perf_counter() - started) / rounds * 1e6
+
+    def connect(self, rounds: int) -> float:
+        """Microseconds to connect, ask, be answered, and close."""
+        with self.client.entered():
+            started = time.perf_counter()
+            for _round in range(rounds):
+                with socket.create_connection((OWN[4], PORT), 10) as line:
+                    line.send(b"x")
+                    line.recv(1)
+            return (time.perf_counter() - started) / rounds * 1e6
+
+    def close(self) -> None:
+        """The server ends, the namespaces go."""
+        os.kill(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
+        self._listener.close()
+        self.client.close()
+        self.server.close()
 
 
-class Server:
-    """The host under test, with one of the firewalls on."""
-
-    def __init__(self, host: Host, namespace: str) -> None:
-        self._host = host
-        self._namespace = namespace
-
-    def _nft(self, text: str) -> None:
-        words = ["ip", "netns", "exec", self._namespace, "nft", "-f", "-"]
-        subprocess.run(words, input=text, text=True, check=True, capture_output=True)
-
-    def use(self, variant: str) -> None:
-        """Switch every other one off."""
-        self._nft("table inet bench\ndelete table inet bench\n")
-        wanted = "true" if variant == OURS else "false"
-        seen = "tc filter show dev host0 ingress | grep -c wardmeshfw"
-        self._host.run(
-            f"sed -i 's/enabled: .*/enabled: {wanted}/' {CONFIG}; systemctl reload wardmesh;"
-            f"for i in $(seq 60); do test $({seen}) = {int(variant == OURS)} && exit 0; sleep 0.5; done;"
-            "exit 1"
-        )
-        if variant in (SET, LINEAR):
-            self._nft(ruleset(variant == LINEAR))
+def _serve(listener: socket.socket) -> None:
+    """Answer one connection after another, until the process is killed."""
+    while True:
+        line, _whom = listener.accept()
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with line:
+            while line.recv(1):
+                line.send(b"x")
 
 
-def run(say: Callable[[str], None], passes: int = 5, rounds: int = 3000) -> Section:
-    """All variants in turn, within each pass."""
-    lab = Lab.up(2, "bench")
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """This process and those that it makes run on one of its processors."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
     try:
-        client, host = lab.hosts
-        say("rolling out the fleet")
-        with Controller(lab) as controller:
-            controller.play("site")
-        plain(lab.hosts)
-        wire.prepare(lab.hosts)
-        # A port rests for a minute after its connection; a quick machine uses up all in that time.
-        client.run("sysctl -qw net.ipv4.tcp_tw_reuse=1")
-        host.run(
-            f"cat > /etc/wardmesh/policies/bench.yaml; echo 'hostFirewall: {{enabled: true}}' >> {CONFIG}",
-            stdin=policy(),
-        )
-        host.run(f"sed -i 's/hostFirewall: {{enabled: true}}/hostFirewall:\\n  enabled: true/' {CONFIG}")
-        server, address = Server(host, "wl-bench-2"), f"{PLAIN}.2"
-        echoes: dict[str, list[float]] = {name: [] for name in (NONE, OURS, SET, LINEAR)}
-        connections: dict[str, list[float]] = {name: [] for name in echoes}
-        for number in range(passes):
-            for name, found in echoes.items():
-                say(f"pass {number + 1} of {passes}: {name}")
-                server.use(name)
-                wire.connect(
-                    client, address, rounds // 3
-                )  # warm: the first after a change of rules is slower
-                found.append(wire.echo(client, address, rounds))
-                connections[name].append(wire.connect(client, address, rounds))
-        return _section(echoes, connections, passes)
+        yield
     finally:
-        lab.down()
+        os.sched_setaffinity(0, before)
 
 
-def _section(echoes: dict[str, list[float]], connections: dict[str, list[float]], passes: int) -> Section:
+def run(say: Callable[[str], None], passes: int = 15, rounds: int = 2_000) -> Section:
+    """All variants in turn, within each pass."""
+    samples: Samples = {name: {place: [] for place in PLACES} for name in HERE}
+    with ExitStack() as held:
+        wall: Any = held.enter_context(loaded(SIZE))
+        held.enter_context(one_processor())
+        stages = {name: Stage(name, wall) for name in HERE}
+        for stage in stages.values():
+            held.callback(stage.close)
+            stage.echo(rounds)
+        for number in range(passes):
+            say(f"pass {number + 1} of {passes}")
+            for name, stage in stages.items():
+                samples[name][PLACES[0]].append(stage.echo(5 * rounds))
+                samples[name][PLACES[1]].append(stage.connect(rounds // 2))
+    return _section(samples, passes)
+
+
+def _section(samples: Samples, passes: int) -> Section:
     section = Section(
         "Past the firewall of one host",
-        "Two containers on one bridge, no tunnel; the firewall is on the server. One byte there and back on "
-        "an open connection; connect, ask, be answered, close. Microseconds, medians of "
-        f"{passes} passes, and what a pass adds to the same pass without a firewall. iptables is not among "
-        "them: this kernel has neither its tables nor nftables' compatibility for it. "
-        "`make bench PART=roundtrip`",
+        "Two namespaces with a veth pair between them, no tunnel; the firewall is on the server. One byte "
+        "there and back on an open connection; connect, ask, be answered, close. Both ends on one processor: "
+        f"microseconds of all that it takes, medians of {passes} passes, and what a pass adds to the same "
+        "pass without a firewall. `make bench PART=roundtrip`",
         ("", "round trip µs", "added", "connection µs", "added"),
     )
-    added: dict[str, tuple[float, float]] = {}
-    for name, found in echoes.items():
-        trip = median([a - b for a, b in zip(found, echoes[NONE], strict=True)])
-        link = median([a - b for a, b in zip(connections[name], connections[NONE], strict=True)])
-        added[name] = (trip, link)
-        cells = (
-            f"{median(found):.1f}",
-            f"{trip:.2f}",
-            f"{median(connections[name]):.1f}",
-            f"{link:.2f}",
-        )
+    added: dict[str, dict[str, float]] = {}
+    for name, found in samples.items():
+        cells = []
+        for place, values in found.items():
+            more = median([a - b for a, b in zip(values, samples[NONE][place], strict=True)])
+            added.setdefault(name, {})[place] = more
+            cells += [f"{median(values):.2f}", f"{more:.2f}"]
         section.rows.append((name, *cells))
-    for place, what in enumerate(("TCP request and response", "connect, request, close")):
+    for place in PLACES:
         ours, theirs = added[OURS][place], added[SET][place]
         if theirs > NOISE:
-            section.judge(f"{what}: added, to nftables with a set", max(0.0, ours) / theirs, 0.7)
+            section.judge(f"{place}: added, to nftables with a set", ours / theirs, 0.7)
         else:
-            section.targets.append((f"{what}: added", "nftables' part is within the noise", "", False))
+            section.targets.append((f"{place}: added", "nftables' part is within the noise", "", False))
     return section

@@ -43,16 +43,6 @@ for _ in range(int(sys.argv[2])):
 times.sort()
 print(json.dumps({"median": times[len(times) // 2] / 1000}))
 """
-CONNECT = """
-import json, socket, sys, time
-times = []
-for _ in range(int(sys.argv[2])):
-    start = time.perf_counter_ns()
-    link = socket.create_connection((sys.argv[1], 5201)); link.sendall(b"ex"); link.recv(1); link.close()
-    times.append(time.perf_counter_ns() - start)
-times.sort()
-print(json.dumps({"median": times[len(times) // 2] / 1000}))
-"""
 
 
 @dataclass(frozen=True)
@@ -66,7 +56,7 @@ class Stream:
 def prepare(hosts: list[Host]) -> None:
     """The programs on every host, the server running."""
     for host in hosts:
-        for name, text in (("server", SERVER), ("stream", STREAM), ("echo", ECHO), ("connect", CONNECT)):
+        for name, text in (("server", SERVER), ("stream", STREAM), ("echo", ECHO)):
             host.run(f"cat > /run/{name}.py", stdin=text)
         host.run(
             "systemctl is-active -q benchserver || systemd-run -q --unit=benchserver python3 /run/server.py"
@@ -91,8 +81,3 @@ def stream(source: Host, target: Host, address: str, seconds: float) -> Stream:
 def echo(source: Host, address: str, rounds: int) -> float:
     """Microseconds for a byte there and back, the median."""
     return float(json.loads(source.run(f"python3 /run/echo.py {address} {rounds}").stdout)["median"])
-
-
-def connect(source: Host, address: str, rounds: int) -> float:
-    """Microseconds to connect, ask, be answered and close, the median."""
-    return float(json.loads(source.run(f"python3 /run/connect.py {address} {rounds}").stdout)["median"])
