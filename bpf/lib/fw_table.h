@@ -213,6 +213,17 @@ static __always_inline bool wm_set_is_young(const struct wm_flow_head *head)
 	return empty >= WM_ENOUGH_ROOM;
 }
 
+/* Was none of its slots ever used? On a host with few flows that is so for most sets, and known at once. */
+static __always_inline bool wm_set_is_empty(const struct wm_flow_head *head)
+{
+	__u64 held = 0;
+
+#pragma unroll
+	for (int way = 0; way < WM_WAYS; way++)
+		held |= head->holds[way];
+	return !held;
+}
+
 /* Note where the flow is; NULL and WM_NOWHERE where it is not. */
 static __always_inline struct wm_flow *wm_flow_find(struct wm_flow_name *name)
 {
@@ -225,10 +236,14 @@ static __always_inline struct wm_flow *wm_flow_find(struct wm_flow_name *name)
 
 		if (four) {
 			set = fw_flows4.lookup(&index);
+			if (set && wm_set_is_empty(set))
+				return NULL;
 			if (set)
 				wm_look_in(set, WM_SLOT_WORDS4, WM_KEY_WORDS4, name, which * WM_WAYS);
 		} else {
 			set = fw_flows6.lookup(&index);
+			if (set && wm_set_is_empty(set))
+				return NULL;
 			if (set)
 				wm_look_in(set, WM_SLOT_WORDS6, WM_KEY_WORDS6, name, which * WM_WAYS);
 		}
