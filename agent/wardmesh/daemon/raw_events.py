@@ -52,7 +52,7 @@ def _fields() -> Iterator[int]:
     for count, code in re.findall(r"(\d*)([a-zA-Z])", ev.EVENT.format[1:]):
         whole = code in "sx"
         size = struct.calcsize(f"={count if whole else ''}{code}")
-        for _ in range(1 if whole else int(count or 1)):
+        for _nth in range(1 if whole else int(count or 1)):
             if code != "x":
                 yield HEAD.size + at
             at += size

@@ -88,8 +88,8 @@ def run(say: Callable[[str], None]) -> Section:
         "From a packet to a line",
         "A container with the whole product: `wardmesh observe --follow` prints what the observer tells, "
         "while another process of that host sends datagrams that are new flows each. The observer looks into "
-        f"the kernel's ring every 20 ms while few come. Memory is the observer's; its ring keeps {KEPT:,} flows at most, "
-        "twice upstream's. `make bench PART=flows`",
+        "the kernel's ring every 20 ms while few come. Memory is the observer's; its ring keeps "
+        f"{KEPT:,} flows at most, twice upstream's. `make bench PART=flows`",
         ("what", "measured"),
         rows,
     )
