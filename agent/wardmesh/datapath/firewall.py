@@ -182,16 +182,16 @@ class Firewall:
     ) -> None:
         """What passes before any policy: (direction, protocol, port), for everybody and for members only."""
         rows: dict[bytes, bytes] = {}
-        ports: list[tuple[int, int, int]] = []
+        ports: set[int] = set()
         for whom, items in ((fw.FAILSAFE_MEMBERS, members), (fw.FAILSAFE_ALL, wanted)):
             for way, protocol, port in items:
-                ports.append((way, protocol, port))
+                ports.add(port)
                 rows[fw.FAILSAFE_KEY.pack(way, protocol, port.to_bytes(2, "big"))] = ROW.pack(whom)
         present = bpfsys.map_items(self._map("failsafe"), fw.FAILSAFE_KEY.size, 4)
         changed = {key: value for key, value in rows.items() if present.get(key) != value}
         bpfsys.map_update_many(self._map("failsafe"), changed)
         generation, flags, _seed, _failsafe = self._state()
-        self._write_state(generation, flags, fw.failsafe_bits(port for _way, _protocol, port in ports))
+        self._write_state(generation, flags, fw.failsafe_bits(ports))
         bpfsys.map_delete_many(self._map("failsafe"), [key for key in present if key not in rows])
 
     # --- devices ---

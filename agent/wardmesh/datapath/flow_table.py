@@ -14,10 +14,10 @@ from wardmesh.datapath import bpfsys
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.contract import ROW
 
-_EXPIRES, _EXPIRES_AT = struct.Struct("=I"), struct.calcsize("=IHBBQQIIII")  # in an entry, fw.FLOW
+_EXPIRES_AT = struct.calcsize("=IHBBQQIIII")  # where in an entry, fw.FLOW, its end is
 _PAST = 1 << 31  # set in a distance of 32 bits that is negative
-_WORD = 8  # bytes of a hold; a set is a number of them
-_BLOCK = 1024  # sets that are looked at together, so that their heads stay in a cache of a core
+_WORD = 8  # bytes; a set is a number of words
+_BLOCK = 1024  # sets that are looked at together
 
 _ONE = b"\1"
 
@@ -91,13 +91,12 @@ class FlowTable:
         with memoryview(self._memory).cast("Q") as words:
             for start in range(0, self._sets, _BLOCK):
                 block = words[start * self._size // _WORD : (start + _BLOCK) * self._size // _WORD]
-                ends = self._column(block, places)[first % _WORD :]
+                column = self._column(block, places)
+                ends = column[first % _WORD :]
                 over = _past(ends, now)
                 if now - 1 & _PAST:  # a distance of 2^31 or more from 0: it would lie ahead
                     over |= _zero(ends)
-                live += len(places) * (len(block) * _WORD // self._size) - over.to_bytes(
-                    len(ends), "little"
-                ).count(1)
+                live += len(column) // _WORD - over.to_bytes(len(column), "little").count(1)
         return live
 
     def _column(self, block: memoryview, places: Iterable[int]) -> bytes:

@@ -30,9 +30,8 @@ class Settings:
 
 def read_held(wall: PinnedFirewall, rows_max: int) -> tuple[PolicyTables, Settings]:
     """Tables and settings in force."""
-    raw = bpfsys.map_lookup(wall.maps["state"], ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
-    generation, flags, _seed, failsafe = fw.STATE.unpack(raw)
-    half = int(generation) & 1
+    generation, flags, _seed, failsafe = wall.state()
+    half = generation & 1
     known: dict[int, Cells] = {}
 
     def cells(row: int) -> Cells:
@@ -49,7 +48,7 @@ def read_held(wall: PinnedFirewall, rows_max: int) -> tuple[PolicyTables, Settin
         cells(fw.ROW_WORLD6),
         bool(flags & fw.STATE_ENFORCE),
     )
-    return tables, _settings(wall, int(failsafe), audit=bool(flags & fw.STATE_AUDIT))
+    return tables, _settings(wall, failsafe, audit=bool(flags & fw.STATE_AUDIT))
 
 
 def _row(wall: PinnedFirewall, slot: int) -> bytes:

@@ -108,10 +108,15 @@ class PinnedFirewall(PinnedMaps):
                 lines += _lines(runs, int.from_bytes(cells, "little"), flows, label, tuple(sorted(names)))
         return lines
 
+    def state(self) -> tuple[int, int, int, int]:
+        """Generation, flags, seed and failsafe (fw.STATE) of the policy in force."""
+        raw = bpfsys.map_lookup(self.maps["state"], ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
+        generation, flags, seed, failsafe = fw.STATE.unpack(raw)
+        return int(generation), int(flags), int(seed), int(failsafe)
+
     def generation(self) -> int:
         """Of the policy in force; 0: none was ever set."""
-        raw = bpfsys.map_lookup(self.maps["state"], ROW.pack(0), fw.STATE.size) or bytes(fw.STATE.size)
-        return int(fw.STATE.unpack(raw)[0])
+        return self.state()[0]
 
     def _counts(self, generation: int) -> Counter[tuple[int, int, int]]:
         """New flows that this generation's cells decided about, by (direction, class, row)."""
