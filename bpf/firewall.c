@@ -25,6 +25,8 @@
 #include "lib/fw_local.h"
 #include "lib/fw_policy.h"
 #include "lib/fw_table.h"
+#include "lib/fw_hold.h"
+#include "lib/fw_open.h"
 #include "lib/fw_flows.h"
 #include "lib/fw_work.h"
 #include "lib/fw_icmp.h"
@@ -156,14 +158,14 @@ static __always_inline struct wm_verdict wm_fw_again(const struct wm_packet *pac
 {
 	struct wm_flow fresh = {};
 	struct wm_verdict verdict = wm_fw_judge(packet, direction, &fresh, opened, state);
-	__u64 hold = wm_flow_claim(name, flow);
+	__u32 hold = wm_flow_claim(name, flow);
 
 	if (hold) {
 		flow->identity = fresh.identity;
 		flow->row = fresh.row;
 		flow->state = (flow->state & ~WM_FLOW_FAILSAFE) | fresh.state;
 		wm_flow_judged(flow, verdict);
-		wm_flow_release(name, hold);
+		wm_flow_release(name, flow->state & WM_FLOW_REPLIED ? hold | WM_TAG_ANSWERED : hold);
 	}
 	wm_fw_judged(fresh.row, verdict.class, opened, verdict.generation);
 	return verdict;

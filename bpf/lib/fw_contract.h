@@ -133,29 +133,32 @@ struct wm_flow {
 };
 
 /*
- * The table of flows is an array of sets of eight slots; fw_table.h says how a flow finds its set. Who holds a slot
- * is one number. Its lower half is the tag: 0 (empty), WM_TAG_BUSY (being written), or bits of the hash with
- * WM_TAG_ANSWERED. Its upper half is a time in ticks before which the slot is certainly taken; the flow itself may
- * have moved its end later.
+ * The table of flows: heads, a set of eight holders each, and slots with a flow each. fw_table.h says how a flow finds
+ * its set. A holder that is used for the first time takes the next slot, fw_taken says which, and keeps it for ever. So
+ * the slots that were ever used lie side by side, and looking for a flow that is not there touches a head and no slot.
+ *
+ * A holder is one number: 0 when it was never used; else that of its slot above WM_TAG_BITS bits of a tag, which are
+ * bits of the hash and these two. Who is busy with a slot clears the second and sets the first until it gives it back.
  */
 #define WM_WAYS 8
 #define WM_TAG_ANSWERED 1
-#define WM_TAG_BUSY 1
+#define WM_TAG_SETTLED 2
 #define WM_SLOT_WORDS4 8 /* the key and the flow fill a line of the cache */
 #define WM_SLOT_WORDS6 16
 
+/* A line of the cache. ends: ticks before which a slot is certainly in use; the flow itself may have moved its end
+ * later. */
 struct wm_flow_head {
-	__u64 holds[WM_WAYS];
+	__u32 holds[WM_WAYS];
+	__u32 ends[WM_WAYS];
+} __attribute__((aligned(8)));
+
+struct wm_flow4_slot {
+	__u64 words[WM_SLOT_WORDS4];
 };
 
-struct wm_flow4_set {
-	struct wm_flow_head head;
-	__u64 slots[WM_WAYS * WM_SLOT_WORDS4];
-};
-
-struct wm_flow6_set {
-	struct wm_flow_head head;
-	__u64 slots[WM_WAYS * WM_SLOT_WORDS6];
+struct wm_flow6_slot {
+	__u64 words[WM_SLOT_WORDS6];
 };
 
 /* Who decides about the later fragments of a datagram: its first one. */

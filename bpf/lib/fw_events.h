@@ -54,7 +54,7 @@ static __always_inline void wm_fw_tell(struct __sk_buff *skb, __u32 direction, c
 			wm_fw_count(skb, direction, WM_WITHHELD, 0);
 			return;
 		}
-	} else if (watch->sample > 1 && (work->name.tag >> 2) % watch->sample) {
+	} else if (watch->sample > 1 && work->name.mix % watch->sample) {
 		return; /* by the flow's name, so that all of its events are told or none */
 	}
 	event = fw_events.ringbuf_reserve(sizeof(*event));
@@ -73,7 +73,7 @@ static __always_inline void wm_fw_tell(struct __sk_buff *skb, __u32 direction, c
 	event->row = flow->row;
 	event->generation = flow->verdict.generation;
 	event->ifindex = skb->ifindex;
-	event->place = wm_flow_set(&work->name) * WM_WAYS + (work->name.place & (WM_WAYS - 1));
+	event->place = work->name.slot;
 	event->sport = packet->sport;
 	event->dport = packet->dport;
 	event->class = flow->verdict.class;

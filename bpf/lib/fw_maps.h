@@ -17,9 +17,12 @@ BPF_F_TABLE("lpm_trie:" WM_MAPS "/nets4", struct wm_prefix4_key, struct wm_fw_pe
 BPF_F_TABLE("lpm_trie:" WM_MAPS "/nets6", struct wm_prefix6_key, struct wm_fw_peer, fw_nets6, 1,
 	    BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash:" WM_MAPS "/failsafe", struct wm_fw_failsafe_key, __u32, fw_failsafe, 1, 0);
+BPF_F_TABLE("array:" WM_MAPS "/heads4", __u32, struct wm_flow_head, fw_heads4, 1, 0);
+BPF_F_TABLE("array:" WM_MAPS "/heads6", __u32, struct wm_flow_head, fw_heads6, 1, 0);
+BPF_F_TABLE("array:" WM_MAPS "/taken", __u32, __u64, fw_taken, 1, 0);
 /* The agent maps these two into its memory. */
-BPF_F_TABLE("array:" WM_MAPS "/flows4", __u32, struct wm_flow4_set, fw_flows4, 1, 0);
-BPF_F_TABLE("array:" WM_MAPS "/flows6", __u32, struct wm_flow6_set, fw_flows6, 1, 0);
+BPF_F_TABLE("array:" WM_MAPS "/flows4", __u32, struct wm_flow4_slot, fw_flows4, 1, 0);
+BPF_F_TABLE("array:" WM_MAPS "/flows6", __u32, struct wm_flow6_slot, fw_flows6, 1, 0);
 BPF_F_TABLE("lru_hash:" WM_MAPS "/fragments", struct wm_fragment_key, struct wm_fragment_ports, fw_fragments,
 	    1, 0);
 BPF_F_TABLE("lru_hash:" WM_MAPS "/judged", struct wm_judged_key, __u64, fw_judged, 1, 0);

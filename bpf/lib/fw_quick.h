@@ -39,26 +39,29 @@ static __always_inline bool wm_quick_flow(struct __sk_buff *skb, __u64 *slot, co
 	return true;
 }
 
-/* In the first set: the slot that is tried first, where most flows are, the one beside it, which costs no look at the
- * head, or the one with the right tag. */
+/* Who may hold the flow of this hash: the holder that is tried first, where most flows are, or the first one with the
+ * right tag; 0: nobody of its first set. */
+static __always_inline __u32 wm_quick_hold(const struct wm_flow_head *head, __u64 hash)
+{
+	__u32 hold = head->holds[wm_bounded(wm_flow_way(hash))], tag = wm_flow_tag(hash), tagged;
+
+	if (WM_HOLD_TAG(hold) == tag)
+		return hold;
+	tagged = wm_tagged(head, tag);
+	return tagged ? head->holds[wm_bounded(wm_lowest(tagged))] : 0;
+}
+
 static __always_inline int wm_quick_known4(struct __sk_buff *skb, const __u64 *words, __u8 protocol,
 					   __u32 direction, const struct wm_fw_state *state)
 {
-	__u64 hash = wm_flow4_hash(words, state->seed);
-	__u32 index = hash & (WM_FLOW_SETS4 - 1);
-	struct wm_flow4_set *set = fw_flows4.lookup(&index);
+	__u64 hash = wm_flow4_hash(words, state->seed), *slot;
+	struct wm_flow_head *head = wm_head4(hash & (WM_FLOW_SETS(WM_FLOW_BITS4) - 1));
+	__u32 hold = head ? wm_quick_hold(head, hash) : 0;
 
-	if (!set)
+	if (!hold)
 		return WM_UNDECIDED;
-	wm_checked(set);
-	if (wm_quick_flow(skb, set->slots + wm_bounded(wm_flow_way(hash)) * WM_SLOT_WORDS4, words,
-			  WM_KEY_WORDS4, protocol, direction, state) ||
-	    wm_quick_flow(skb, set->slots + wm_bounded(wm_flow_way(hash) ^ 1) * WM_SLOT_WORDS4, words,
-			  WM_KEY_WORDS4, protocol, direction, state) ||
-	    wm_quick_flow(skb,
-			  set->slots + wm_bounded(wm_lowest(wm_tagged(&set->head, wm_flow_tag(hash)))) *
-					       WM_SLOT_WORDS4,
-			  words, WM_KEY_WORDS4, protocol, direction, state))
+	slot = wm_slot4(WM_HOLD_NUMBER(hold));
+	if (slot && wm_quick_flow(skb, slot, words, WM_KEY_WORDS4, protocol, direction, state))
 		return TC_ACT_UNSPEC;
 	return WM_UNDECIDED;
 }
@@ -66,21 +69,14 @@ static __always_inline int wm_quick_known4(struct __sk_buff *skb, const __u64 *w
 static __always_inline int wm_quick_known6(struct __sk_buff *skb, const __u64 *words, __u8 protocol,
 					   __u32 direction, const struct wm_fw_state *state)
 {
-	__u64 hash = wm_flow6_hash(words, state->seed);
-	__u32 index = hash & (WM_FLOW_SETS6 - 1);
-	struct wm_flow6_set *set = fw_flows6.lookup(&index);
+	__u64 hash = wm_flow6_hash(words, state->seed), *slot;
+	struct wm_flow_head *head = wm_head6(hash & (WM_FLOW_SETS(WM_FLOW_BITS6) - 1));
+	__u32 hold = head ? wm_quick_hold(head, hash) : 0;
 
-	if (!set)
+	if (!hold)
 		return WM_UNDECIDED;
-	wm_checked(set);
-	if (wm_quick_flow(skb, set->slots + wm_bounded(wm_flow_way(hash)) * WM_SLOT_WORDS6, words,
-			  WM_KEY_WORDS6, protocol, direction, state) ||
-	    wm_quick_flow(skb, set->slots + wm_bounded(wm_flow_way(hash) ^ 1) * WM_SLOT_WORDS6, words,
-			  WM_KEY_WORDS6, protocol, direction, state) ||
-	    wm_quick_flow(skb,
-			  set->slots + wm_bounded(wm_lowest(wm_tagged(&set->head, wm_flow_tag(hash)))) *
-					       WM_SLOT_WORDS6,
-			  words, WM_KEY_WORDS6, protocol, direction, state))
+	slot = wm_slot6(WM_HOLD_NUMBER(hold));
+	if (slot && wm_quick_flow(skb, slot, words, WM_KEY_WORDS6, protocol, direction, state))
 		return TC_ACT_UNSPEC;
 	return WM_UNDECIDED;
 }
@@ -102,27 +98,22 @@ static __always_inline int wm_quick_open(struct __sk_buff *skb, struct wm_fw_wor
 				   : !wm_local_holds(skb, wm_local_slot(packet->family, packet->dst),
 						     packet->family, packet->dst))
 		return WM_UNDECIDED;
-	if (datagram) {
-		if (wm_fw_is_tunnel(skb, packet, direction))
-			return WM_UNDECIDED;
-		wm_flow_name(packet, direction, state->seed, &work->name);
-		wm_flow_fetch(&work->name);
-	}
+	if (datagram && wm_fw_is_tunnel(skb, packet, direction))
+		return WM_UNDECIDED;
 	peer = wm_fw_peer(packet->family, remote, state);
 	verdict.class = wm_fw_class(packet, packet->dport, direction, false, state);
 	verdict.cell = wm_fw_cell(peer.row, verdict.class, direction, state);
 	work->flow.verdict = verdict;
 	work->flow.identity = peer.identity;
 	work->flow.row = peer.row;
-	/* After policy, so that what is fetched has time to come. */
-	if (datagram && wm_flow_find(&work->name))
-		return WM_UNDECIDED;
-	if (verdict.cell == WM_CELL_ALLOW) {
-		if (datagram)
-			return WM_NOTE;
+	if (datagram || verdict.cell == WM_CELL_ALLOW) {
 		wm_flow_name(packet, direction, state->seed, &work->name);
-		wm_flow_fetch(&work->name);
-		return wm_flow_find(&work->name) ? WM_UNDECIDED : WM_NOTE;
+		if (verdict.cell == WM_CELL_ALLOW)
+			wm_flow_fetch(&work->name);
+		if (wm_flow_find(&work->name))
+			return WM_UNDECIDED;
+		if (verdict.cell == WM_CELL_ALLOW)
+			return WM_NOTE;
 	}
 	if (verdict.cell == WM_CELL_AUDIT ||
 	    wm_fw_is_failsafe(packet, packet->dport, direction, peer.identity, state))

@@ -15,6 +15,7 @@ from wardmesh.datapath import bpfsys
 _PROG_LOAD, _SCHED_CLS, _ARRAY, _PROG_ARRAY = 5, 3, 2, 3
 _LOOKUP, _STORE_BYTES, _TAIL_CALL = 1, 9, 12  # helpers, uapi/linux/bpf.h
 SOURCE_PORT = {4: 14 + 20, 6: 14 + 40}
+SOURCE_MAC = 6  # of a frame; nobody looks at it
 DEST_PORT = {4: SOURCE_PORT[4] + 2, 6: SOURCE_PORT[6] + 2}
 
 
@@ -54,10 +55,16 @@ def parse_only() -> int:
 
 
 class Driver:
-    """Descriptors of the driver that writes at this offset; point() chooses what it calls."""
+    """Descriptors of the driver that writes at this offset; point() chooses what it calls.
 
-    def __init__(self, offset: int) -> None:
-        self._counter = bpfsys.map_create("bench_count", _ARRAY, 4, 8, 1, 0)
+    stride: from one packet's port to the next one's; odd, so that all ports have their turn.
+    counter: a map in whose first row it counts instead of one of its own.
+    """
+
+    def __init__(self, offset: int, stride: int = 1, counter: int | None = None) -> None:
+        self._counter = (
+            bpfsys.map_create("bench_count", _ARRAY, 4, 8, 1, 0) if counter is None else os.dup(counter)
+        )
         self._targets = bpfsys.map_create("bench_target", _PROG_ARRAY, 4, 4, 1, 0)
         code = (
             _ins(0xBF, 6, 1)  # r6 = skb
@@ -68,7 +75,7 @@ class Driver:
             + _call(_LOOKUP)
             + _ins(0x15, 0, 0, 16, 0)  # never; on to the end
             + _ins(0x79, 1, 0)  # r1 = count
-            + _ins(0x07, 1, imm=1)
+            + _ins(0x07, 1, imm=stride)
             + _ins(0x7B, 0, 1)
             + _ins(0x6B, 10, 1, -8)  # sixteen bits of it are the port
             + _ins(0xBF, 1, 6)

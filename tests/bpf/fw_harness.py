@@ -14,9 +14,9 @@ from tests.bpf.harness import LISTEN_PORT, PYTHON, bpf_filesystem, context, netw
 
 from wardmesh.datapath import bpfsys
 from wardmesh.datapath import fw_contract as fw
-from wardmesh.datapath.contract import DIRECTIONS, EGRESS, INGRESS, MapSpec, Network
+from wardmesh.datapath.contract import DIRECTIONS, EGRESS, INGRESS, ROW, MapSpec, Network
 from wardmesh.datapath.firewall import Firewall
-from wardmesh.datapath.flow_table import FlowTable, Slot
+from wardmesh.datapath.flow_table import FlowTable, Slot, slots_taken
 from wardmesh.datapath.fw_tables import Cells, Peer, PolicyTables, class_table, row_of
 
 PASS, DROP = -1, 2
@@ -106,27 +106,29 @@ class FirewallBench:
 
     def forget_flows(self) -> None:
         """Drop every flow and fragment that is known."""
-        for family in (4, 6):
-            with self.table(family) as table:
-                table[:] = bytes(len(table))
+        for name in ("heads4", "heads6", "flows4", "flows6"):
+            with self.memory(name) as memory:
+                memory[:] = bytes(len(memory))
+        for row in range(len(fw.FLOW_TABLES)):
+            bpfsys.map_update(self.firewall._map("taken"), ROW.pack(row), bytes(fw.TAKEN.size))
         fd = self.firewall._map("fragments")
         bpfsys.map_delete_many(fd, bpfsys.map_items(fd, fw.FRAGMENT_KEY.size, 4))
 
-    def sets(self, name: str) -> int:
-        """How many sets a table of flows has."""
-        return next(spec.max_entries for spec in self.specs if spec.name == name)
-
     @contextmanager
-    def table(self, family: int) -> Iterator[mmap.mmap]:
-        """The memory of a table of flows, to be written."""
-        name, size = f"flows{family}", fw.SET4_BYTES if family == 4 else fw.SET6_BYTES
-        with mmap.mmap(self.firewall._map(name), self.sets(name) * size) as table:
-            yield table
+    def memory(self, name: str) -> Iterator[mmap.mmap]:
+        """The memory of a map of the table of flows, to be written."""
+        (spec,) = (spec for spec in self.specs if spec.name == name)
+        with mmap.mmap(self.firewall._map(name), spec.max_entries * spec.value_size) as memory:
+            yield memory
+
+    def table(self, family: int) -> FlowTable:
+        """The table of flows as it is now."""
+        taken = slots_taken(self.firewall._map("taken"), family)
+        return FlowTable(self.firewall._map(f"flows{family}"), family, taken)
 
     def slots(self, family: int) -> list[Slot]:
         """Every flow of a family that is known."""
-        name = f"flows{family}"
-        with FlowTable(self.firewall._map(name), family, self.sets(name)) as table:
+        with self.table(family) as table:
             return list(table.slots())
 
     def flows(self) -> int:

@@ -197,7 +197,7 @@ def test_a_flow_without_a_farewell_ends_with_its_time(host: Host, monkeypatch: p
     assert host.bench.passes(EGRESS, from_us(FRIEND4, udp(53, 4000)))
     assert [one.kind for one in host.told()] == [Kind.VERDICT, Kind.TRACE]
     assert host.told() == []
-    with host.bench.table(4) as table:  # its time is over
+    with host.bench.memory("flows4") as table:  # its time is over
         (slot,) = host.bench.slots(4)
         place = table.find(slot.key) + len(slot.key) + fw.FLOW.size - 8
         (expires,) = struct.unpack_from("=I", table, place)

@@ -156,11 +156,9 @@ def test_echoes_and_audit(wall: FirewallBench, observer: Observer) -> None:
 def test_the_place_is_where_the_flow_lies(wall: FirewallBench, observer: Observer) -> None:
     for port in range(4000, 4050):
         assert wall.passes(INGRESS, to_us(FRIEND4, tcp(port, 80)))
-    size, slot = fw.SET4_BYTES, fw.SLOT4_BYTES
-    with wall.table(4) as table:
+    with wall.memory("flows4") as table:
         for fields in observer.raw():
-            place = int(str(fields[11]))
-            start = place // fw.WAYS * size + fw.HEAD.size + place % fw.WAYS * slot
+            start = int(str(fields[11])) * fw.SLOT4_BYTES
             key = fw.FLOW4_KEY.unpack(table[start : start + fw.FLOW4_KEY.size])
             assert key[2:4] == (fields[12], fields[13])
 

@@ -27,7 +27,7 @@ from tests.bpf.test_firewall import tcp
 from wardmesh.datapath import bpfsys, ticks
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.contract import EGRESS, INGRESS, ROW
-from wardmesh.datapath.flow_table import FlowTable
+from wardmesh.datapath.flow_table import FlowTable, slots_taken
 from wardmesh.datapath.fw_held import Settings, policy_facts, read_held
 from wardmesh.datapath.fw_view import PinnedFirewall
 
@@ -143,7 +143,7 @@ def test_flows_are_counted_as_they_are_listed(wall: FirewallBench) -> None:
         listed = list(maps.flows())
         per_second, shift = ticks.ticks_per_second()
         later = ticks.now() + (70 * per_second >> shift)
-        with FlowTable(maps.maps["flows4"], 4, maps.specs["flows4"].max_entries) as table:
+        with FlowTable(maps.maps["flows4"], 4, slots_taken(maps.maps["taken"], 4)) as table:
             answered = table.live(later)  # in 70 s only the one that was answered
     assert (sizes["flows4"], sizes["flows6"]) == (50, 1)
     assert len(listed) == 51

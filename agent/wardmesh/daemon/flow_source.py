@@ -51,7 +51,7 @@ class KernelFlows:
         data = read_bytes(paths.config) or b""
         self._config = parse_config(data.decode("utf-8", "replace"), str(paths.config))
         self._open_maps()
-        rooms = dict(zip((4, 6), (sets * fw.WAYS for sets in fw.flow_sets(self._config.firewall.flows_max))))
+        rooms = dict(zip((4, 6), (1 << bits for bits in fw.flow_bits(self._config.firewall.flows_max))))
         self._ages = Ages(rooms, self._flow_at, _FRESH)
         self._guard = GuardDrops(paths, self._config.members_max, DROPS)
         self._sight = Sight("", 0, time.time_ns() - time.monotonic_ns())

@@ -32,9 +32,9 @@ from wardmesh.model.errors import WardmeshError
 Entries = dict[Network, "tuple[int, int]"]
 
 
-def _set_flags(flows_max: int) -> tuple[str, ...]:
-    sets4, sets6 = fw.flow_sets(flows_max)
-    return f"-DWM_FLOW_SETS4={sets4}", f"-DWM_FLOW_SETS6={sets6}"
+def _table_flags(flows_max: int) -> tuple[str, ...]:
+    bits4, bits6 = fw.flow_bits(flows_max)
+    return f"-DWM_FLOW_BITS4={bits4}", f"-DWM_FLOW_BITS6={bits6}"
 
 
 def _clock_flags() -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class Firewall:
             {"state": fw.STATE.pack(0, 0, secrets.randbits(64), 0)},
             python,
             paths,
-            (f"-DWM_FW_ROWS={rows_max}", *_set_flags(flows_max), *_clock_flags()),
+            (f"-DWM_FW_ROWS={rows_max}", *_table_flags(flows_max), *_clock_flags()),
         )
 
     def ensure_loaded(self) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple
 
@@ -16,18 +15,17 @@ from wardmesh.datapath.contract import ROW
 
 _EXPIRES_AT = struct.calcsize("=IHBBQQIIII")  # where in an entry, fw.FLOW, its end is
 _PAST = 1 << 31  # set in a distance of 32 bits that is negative
-_WORD = 8  # bytes; a set is a number of words
-_BLOCK = 1024  # sets that are looked at together
+_WORD = 8  # bytes; a slot is a number of words
+_BLOCK = 8192  # slots that are looked at together
 
 _ONE = b"\1"
 
 
 class Slot(NamedTuple):
-    """A flow's key and entry as they lie there, and whether it was ever answered."""
+    """A flow's key and entry as they lie there."""
 
     key: bytes
     flow: bytes
-    answered: bool
 
 
 def flow_at(fd: int, family: int, place: int, key: bytes) -> bytes | None:
@@ -35,25 +33,30 @@ def flow_at(fd: int, family: int, place: int, key: bytes) -> bytes | None:
 
     Asked of the kernel: a table that is mapped counts as memory of who maps it.
     """
-    size, slot = (fw.SET4_BYTES, fw.SLOT4_BYTES) if family == 4 else (fw.SET6_BYTES, fw.SLOT6_BYTES)
-    held = bpfsys.map_lookup(fd, ROW.pack(place // fw.WAYS), size) or b""
-    start = fw.HEAD.size + place % fw.WAYS * slot
-    flow = held[start + len(key) : start + len(key) + fw.FLOW.size]
-    return flow if held[start : start + len(key)] == key else None
+    held = bpfsys.map_lookup(fd, ROW.pack(place), fw.SLOT4_BYTES if family == 4 else fw.SLOT6_BYTES) or b""
+    return held[len(key) : len(key) + fw.FLOW.size] if held[: len(key)] == key else None
+
+
+def slots_taken(fd: int, family: int) -> int:
+    """How many slots of a table were ever used, from the map that counts them; family: 4 or 6."""
+    held = bpfsys.map_lookup(fd, ROW.pack(family == 6), fw.TAKEN.size) or bytes(fw.TAKEN.size)
+    (taken,) = fw.TAKEN.unpack(held)
+    return int(taken)
 
 
 class FlowTable:
-    """The table behind a descriptor; family: 4 or 6. The descriptor may be closed meanwhile."""
+    """The table behind a descriptor; family: 4 or 6. The descriptor may be closed meanwhile.
 
-    def __init__(self, fd: int, family: int, sets: int) -> None:
-        key, slot, size = (
-            (fw.FLOW4_KEY.size, fw.SLOT4_BYTES, fw.SET4_BYTES)
-            if family == 4
-            else (fw.FLOW6_KEY.size, fw.SLOT6_BYTES, fw.SET6_BYTES)
+    taken: how many slots were ever used (slots_taken); what comes later is not looked at.
+    """
+
+    def __init__(self, fd: int, family: int, taken: int) -> None:
+        self._key, self._slot = (
+            (fw.FLOW4_KEY.size, fw.SLOT4_BYTES) if family == 4 else (fw.FLOW6_KEY.size, fw.SLOT6_BYTES)
         )
-        self.room = sets * fw.WAYS
-        self._key, self._slot, self._size, self._sets = key, slot, size, sets
-        self._memory = mmap.mmap(fd, sets * size, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._bytes = taken * self._slot
+        # Nothing cannot be mapped.
+        self._memory = mmap.mmap(fd, max(self._bytes, 1), mmap.MAP_SHARED, mmap.PROT_READ)
 
     def __enter__(self) -> FlowTable:
         return self
@@ -68,52 +71,30 @@ class FlowTable:
         self._memory.close()
 
     def slots(self) -> Iterator[Slot]:
-        """Every flow that holds a slot; its time may be over.
+        """Every flow that has a slot; its time may be over.
 
-        A slot that changes hands while it is read is left out: its holder or its key is not what it was.
+        One that makes way for another while it is read is left out: its key is not what it was.
         """
-        memory, flow_size = self._memory, fw.FLOW.size
-        for start, way, hold in self._holds():
-            place, holder = start + fw.HEAD.size + way * self._slot, start + 8 * way
-            key = memory[place : place + self._key]
-            flow = memory[place + self._key : place + self._key + flow_size]
-            held_still = memory[holder : holder + 8] == hold.to_bytes(8, sys.byteorder)
-            if held_still and memory[place : place + self._key] == key:
-                yield Slot(key, flow, bool(hold & fw.TAG_ANSWERED))
+        memory, size = self._memory, self._key
+        for start in range(0, self._bytes, self._slot):
+            key = memory[start : start + size]
+            flow = memory[start + size : start + size + fw.FLOW.size]
+            # The last word is 0 while the slot is written, and holds the protocol's number otherwise.
+            if any(key[-_WORD:]) and memory[start : start + size] == key:
+                yield Slot(key, flow)
 
     def live(self, now: int) -> int:
-        """How many flows have time left (now: in ticks), a column of a thousand sets at a time.
-
-        The entries alone tell: who never held a flow has 0 there, and holders of slots are seldom up to date.
-        """
-        live, first = 0, fw.HEAD.size + self._key + _EXPIRES_AT
-        places = [first + way * self._slot for way in range(fw.WAYS)]
-        with memoryview(self._memory).cast("Q") as words:
-            for start in range(0, self._sets, _BLOCK):
-                block = words[start * self._size // _WORD : (start + _BLOCK) * self._size // _WORD]
-                column = self._column(block, places)
+        """How many flows have time left (now: in ticks), a column of thousands of slots at a time."""
+        live, first, step = 0, self._key + _EXPIRES_AT, self._slot // _WORD
+        with memoryview(self._memory).cast("B")[: self._bytes] as held, held.cast("Q") as words:
+            for start in range(0, len(words), _BLOCK * step):
+                column = words[start + first // _WORD : start + _BLOCK * step : step].tobytes()
                 ends = column[first % _WORD :]
                 over = _past(ends, now)
                 if now - 1 & _PAST:  # a distance of 2^31 or more from 0: it would lie ahead
                     over |= _zero(ends)
                 live += len(column) // _WORD - over.to_bytes(len(column), "little").count(1)
         return live
-
-    def _column(self, block: memoryview, places: Iterable[int]) -> bytes:
-        """The words around these bytes of a set, of each set, one place after another."""
-        step = self._size // _WORD
-        return b"".join([block[place // _WORD :: step].tobytes() for place in places])
-
-    def _holds(self) -> Iterator[tuple[int, int, int]]:
-        """Where a set starts, a slot of it that is taken, and by whom."""
-        empty, head = bytes(fw.HEAD.size), fw.HEAD
-        for start in range(0, self._sets * self._size, self._size):
-            raw = self._memory[start : start + head.size]
-            if raw == empty:
-                continue
-            for way, hold in enumerate(head.unpack(raw)):
-                if hold & 0xFFFFFFFE:  # neither empty nor busy
-                    yield start, way, hold
 
 
 # Columns of 1 and 0, a byte for each set, are numbers here: what is done with one is done with all of them.

@@ -60,10 +60,10 @@ FLOW6_KEY = struct.Struct("=16s16s2s2sB3x")
 FLOW = struct.Struct("=IHBBQQIIIIIB3x")
 FLOW_TABLES = ("flows4", "flows6")
 WAYS = 8
-TAG_ANSWERED = TAG_BUSY = 1
-HEAD = struct.Struct(f"={WAYS}Q")  # holds: a tag, and in the upper half until
+TAG_ANSWERED, TAG_SETTLED = 1, 2
+HEAD = struct.Struct(f"={WAYS}I{WAYS}I")  # holds: the number of a slot, and a tag; ends, in ticks
+TAKEN = struct.Struct("=Q")  # slots of a table that were ever used: the first ones
 SLOT4_BYTES, SLOT6_BYTES = 64, 128
-SET4_BYTES, SET6_BYTES = HEAD.size + WAYS * SLOT4_BYTES, HEAD.size + WAYS * SLOT6_BYTES
 FRAGMENT_KEY = struct.Struct("=16s16sII")
 LOCAL = struct.Struct("=16sIIII")  # address, device, until, family, unused
 EVENTS_BYTES = 4 << 20  # of the ring: thirty-seven thousand events
@@ -93,7 +93,7 @@ def map_specs(peers_max: int, rows_max: int, flows_max: int) -> tuple[MapSpec, .
     and rows for two directions.
     """
     room = 2 * peers_max
-    sets4, sets6 = flow_sets(flows_max)
+    slots4, slots6 = (1 << bits for bits in flow_bits(flows_max))
     return (
         MapSpec("state", _ARRAY, ROW.size, STATE.size, 1),
         MapSpec("ports", _ARRAY, ROW.size, PORTS_ROW.size, 1),
@@ -104,8 +104,12 @@ def map_specs(peers_max: int, rows_max: int, flows_max: int) -> tuple[MapSpec, .
         MapSpec("nets4", _LPM_TRIE, PEER_KEYS["nets4"], PEER.size, room, _NO_PREALLOC),
         MapSpec("nets6", _LPM_TRIE, PEER_KEYS["nets6"], PEER.size, room, _NO_PREALLOC),
         MapSpec("failsafe", _HASH, FAILSAFE_KEY.size, 4, MAX_FAILSAFE),
-        MapSpec("flows4", _ARRAY, ROW.size, SET4_BYTES, sets4, _MMAPABLE),
-        MapSpec("flows6", _ARRAY, ROW.size, SET6_BYTES, sets6, _MMAPABLE),
+        # What can be mapped begins with a page, so no head and no slot crosses a line of the cache.
+        MapSpec("heads4", _ARRAY, ROW.size, HEAD.size, slots4 // WAYS, _MMAPABLE),
+        MapSpec("heads6", _ARRAY, ROW.size, HEAD.size, slots6 // WAYS, _MMAPABLE),
+        MapSpec("flows4", _ARRAY, ROW.size, SLOT4_BYTES, slots4, _MMAPABLE),
+        MapSpec("flows6", _ARRAY, ROW.size, SLOT6_BYTES, slots6, _MMAPABLE),
+        MapSpec("taken", _ARRAY, ROW.size, TAKEN.size, len(FLOW_TABLES)),
         MapSpec("fragments", _LRU_HASH, FRAGMENT_KEY.size, 4, MAX_FRAGMENTS),
         MapSpec("judged", _LRU_HASH, JUDGED_KEY.size, 8, MAX_JUDGED),
         MapSpec("recent", _PERCPU_ARRAY, ROW.size, RECENT.size, RECENT_ROWS),
@@ -118,17 +122,17 @@ def map_specs(peers_max: int, rows_max: int, flows_max: int) -> tuple[MapSpec, .
     )
 
 
-def flow_sets(flows_max: int) -> tuple[int, int]:
-    """Sets of the tables for IPv4 and for half as many IPv6 flows, powers of two.
+def flow_bits(flows_max: int) -> tuple[int, int]:
+    """Bits of the numbers of slots, for IPv4 and for half as many IPv6 flows.
 
     Twice the slots that are asked for: of two sets of eight filled by half, the chance that both are full
     is below one in a hundred million, and flows that were not answered find room beside the others.
     """
-    return _power_of_two(2 * flows_max // WAYS), _power_of_two(flows_max // WAYS)
+    return _bits(2 * flows_max), _bits(flows_max)
 
 
-def _power_of_two(least: int) -> int:
-    return 1 << max(least - 1, 1).bit_length()
+def _bits(least: int) -> int:
+    return max(least - 1, 2 * WAYS - 1).bit_length()
 
 
 def contract_hash(peers_max: int, rows_max: int, flows_max: int) -> str:

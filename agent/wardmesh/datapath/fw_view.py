@@ -13,7 +13,7 @@ from pathlib import Path
 from wardmesh.datapath import bpfsys, ticks
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.contract import DIRECTIONS, ROW, MapSpec, Network
-from wardmesh.datapath.flow_table import FlowTable
+from wardmesh.datapath.flow_table import FlowTable, slots_taken
 from wardmesh.datapath.pinned import PinnedMaps
 from wardmesh.datapath.ticks import seconds_until
 from wardmesh.model.fleetmap import Address
@@ -167,8 +167,7 @@ class PinnedFirewall(PinnedMaps):
                         yield line
 
     def _table(self, family: int) -> FlowTable:
-        name = f"flows{family}"
-        return FlowTable(self.maps[name], family, self.specs[name].max_entries)
+        return FlowTable(self.maps[f"flows{family}"], family, slots_taken(self.maps["taken"], family))
 
     def sizes(self) -> list[tuple[str, int, int]]:
         """Name, entries that are there, entries that fit; of the tables of flows, flows."""
@@ -176,10 +175,7 @@ class PinnedFirewall(PinnedMaps):
         for family in (4, 6):
             with self._table(family) as table:
                 held[f"flows{family}"] = table.live(now)
-        return [
-            (name, held[name], room * fw.WAYS) if name in held else (name, used, room)
-            for name, used, room in super().sizes()
-        ]
+        return [(name, held.get(name, used), room) for name, used, room in super().sizes()]
 
 
 def _runs(pieces: Mapping[bytes, bytes], half: int, direction: int) -> list[tuple[str, int, int, int]]:
