@@ -3,8 +3,8 @@
 
 /* Who holds a slot of the table of flows, and until when; see fw_table.h. */
 
-#define WM_SWAPS                                                                                             \
-	3 /* attempts: the number beside it shares the word that is exchanged, and may change meanwhile */
+/* Attempts: the number beside it shares the word that is exchanged, and may change meanwhile. */
+#define WM_SWAPS 3
 
 /* Where a place is: the index of its set; the first set's for WM_NOWHERE. */
 static __always_inline __u32 wm_flow_set(const struct wm_flow_name *name)

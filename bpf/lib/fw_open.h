@@ -7,25 +7,6 @@
 #define WM_SCORE_TAKEN (2 * WM_WAYS)
 #define WM_SCORE_NONE 0xFFFFFFFF
 
-/* The end of the flow in the slot of this number. */
-static __always_inline __u32 wm_slot_end(__u8 family, __u32 number)
-{
-	const __u64 *slot;
-
-	if (family == WM_AF_INET) {
-		slot = wm_slot4(number);
-		if (!slot)
-			return 0;
-		wm_checked(slot);
-		return ((const struct wm_flow *)(slot + WM_KEY_WORDS4))->expires;
-	}
-	slot = wm_slot6(number);
-	if (!slot)
-		return 0;
-	wm_checked(slot);
-	return ((const struct wm_flow *)(slot + WM_KEY_WORDS6))->expires;
-}
-
 /* How good is each slot of a set for another flow? */
 static __always_inline void wm_weigh(struct wm_flow_head *head, struct wm_flow_name *name, int which,
 				     __u32 now)
@@ -33,6 +14,7 @@ static __always_inline void wm_weigh(struct wm_flow_head *head, struct wm_flow_n
 #pragma unroll
 	for (int way = 0; way < WM_WAYS; way++) {
 		__u32 hold = *(volatile __u32 *)&head->holds[way], score = WM_SCORE_NONE, until;
+		const struct wm_flow *flow;
 		bool free = !hold;
 
 		if (WM_IS_BUSY(hold))
@@ -42,7 +24,9 @@ static __always_inline void wm_weigh(struct wm_flow_head *head, struct wm_flow_n
 		} else {
 			until = *(volatile __u32 *)&head->ends[way];
 			if ((__s32)(until - now) < 0) {
-				until = wm_slot_end(name->family, WM_HOLD_NUMBER(hold));
+				flow = wm_flow_in(name->family, WM_HOLD_NUMBER(hold));
+				if (flow)
+					until = flow->expires;
 				free = (__s32)(until - now) < 0;
 				if (!free)
 					*(volatile __u32 *)&head->ends[way] = until;

@@ -223,26 +223,24 @@ static __always_inline void wm_look_in(const struct wm_flow_head *head, struct w
 	}
 }
 
-/* The flow at name->place. */
-static __always_inline struct wm_flow *wm_flow_found(const struct wm_flow_name *name)
+/* The flow in the slot of this number. */
+static __always_inline struct wm_flow *wm_flow_in(__u8 family, __u32 number)
 {
-	__u32 number = *(volatile __u32 *)&name->slot;
-	__u64 *slot;
+	int count = family == WM_AF_INET ? WM_KEY_WORDS4 : WM_KEY_WORDS6;
+	__u64 *slot = family == WM_AF_INET ? wm_slot4(number) : wm_slot6(number);
 
-	if (*(volatile __u8 *)&name->place == WM_NOWHERE)
-		return NULL;
-	if (name->family == WM_AF_INET) {
-		slot = wm_slot4(number);
-		if (!slot)
-			return NULL;
-		wm_checked(slot);
-		return (struct wm_flow *)(slot + WM_KEY_WORDS4);
-	}
-	slot = wm_slot6(number);
 	if (!slot)
 		return NULL;
 	wm_checked(slot);
-	return (struct wm_flow *)(slot + WM_KEY_WORDS6);
+	return (struct wm_flow *)(slot + count);
+}
+
+/* The flow at name->place. */
+static __always_inline struct wm_flow *wm_flow_found(const struct wm_flow_name *name)
+{
+	if (*(volatile __u8 *)&name->place == WM_NOWHERE)
+		return NULL;
+	return wm_flow_in(name->family, *(volatile __u32 *)&name->slot);
 }
 
 /* Were half of its holders never used? Such a one is used before a flow goes to another set, so none has gone. */

@@ -31,6 +31,7 @@ PARTS: dict[str, Callable[[Callable[[str], None]], Section]] = {
     "observe": observe.run,
     "flows": flows.run,
     "receive": receive.run,
+    "growth": receive.run_growth,
     "iptables": iptables.run,
     "apply": apply.run,
     "roundtrip": roundtrip.run,

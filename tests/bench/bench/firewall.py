@@ -15,10 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.report import REPO, Section, median
 
 sys.path.insert(0, str(REPO))
+
+if TYPE_CHECKING:
+    from tests.bpf.driver import Driver
 
 SIZES = ((10, 10), (1_000, 1_000), (100_000, 10_000))  # identities, rules
 PORTS = 1_000  # classes of ports: rules beyond share them among groups of peers
@@ -164,6 +168,11 @@ class Runs:
 
         return float(self._bpf.prog_test_run(program, frame, context(), repeat).nanoseconds)
 
+    def more(self, driver: Driver, program: int, frame: bytes, count: int) -> float:
+        """Nanoseconds of a packet in this program, beyond those in an empty one; each has another port."""
+        bare = self.time(driver.point(self.empty), frame, count)
+        return self.time(driver.point(program), frame, count) - bare
+
     def answer(self, family: int) -> None:
         """A flow of the friend from each port, opened and answered."""
         friend = self._size.friend(family)
@@ -233,21 +242,25 @@ def _costs(runs: Runs, size: Size, repeat: int, passes: int) -> dict[str, float]
                 frames = [runs.frame(family, way, friend, 0x10, port) for port in ports]
                 note(f"established, {label}", median([runs.time(program, f, repeat // 5) for f in frames]))
                 note(f"denied, {label}", runs.time(program, runs.frame(family, way, foe, 2), repeat))
-            frame = runs.frame(family, "ingress", friend, 0x10)
-            bare = runs.time(driver.point(runs.empty), frame, MANY)
-            many = runs.time(driver.point(runs.programs["ingress"]), frame, MANY)
-            note(f"established, 64k flows, IPv{family} ingress", many - bare + base)
-            leaper = runs.leapers[family]
-            leap = runs.time(leaper.point(runs.empty), frame, MANY)
-            leap = runs.time(leaper.point(runs.programs["ingress"]), frame, MANY) - leap + base
-            note(f"the same, not in the order in which they began, IPv{family}", leap)
+            _note_many(runs, size, family, base, note)
             for way, program in runs.programs.items():
                 syn = runs.frame(family, way, size.newcomer(family), 2)
-                new = runs.time(driver.point(program), syn, FEW)
-                note(f"new, allowed, IPv{family} {way}", new - bare + base)
+                note(f"new, allowed, IPv{family} {way}", runs.more(driver, program, syn, FEW) + base)
         for family in (4, 6):
             _note_told(runs, size, family, base, note)
     return {case: median(found) for case, found in samples.items()}
+
+
+def _note_many(runs: Runs, size: Size, family: int, base: float, note: Callable[[str, float], None]) -> None:
+    """Packets of answered flows in turn, in the order in which these began and in another one."""
+    drivers = {"ingress": runs.drivers[family], "egress": runs.answerers[family]}
+    for way, driver in drivers.items():
+        frame = runs.frame(family, way, size.friend(family), 0x10)
+        spent = runs.more(driver, runs.programs[way], frame, MANY)
+        note(f"established, 64k flows, IPv{family} {way}", spent + base)
+    frame = runs.frame(family, "ingress", size.friend(family), 0x10)
+    spent = runs.more(runs.leapers[family], runs.programs["ingress"], frame, MANY)
+    note(f"the same in another order, IPv{family} ingress", spent + base)
 
 
 def _note_told(runs: Runs, size: Size, family: int, base: float, note: Callable[[str, float], None]) -> None:

@@ -9,12 +9,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.receive import LEGACY, METHOD, NONE, OURS, SET, Samples, added, judge_denied, table
+from bench.receive import METHOD, Samples, added, judge_denied, table
 from bench.report import REPO, Section, median
+from bench.rivals import NONE, OURS, SET, legacy
 from lab import Lab
 from lab.host import Host
 
 PASSES, MANY = 5, 20_000
+LEGACY = legacy(1_000)
 PACKAGES = ("iptables", "nftables")
 SOURCES = ("agent", "bpf", "tests/bpf", "tests/bench", "tests/__init__.py")
 PLACE = "/root/bench"
@@ -42,7 +44,7 @@ def run(say: Callable[[str], None]) -> Section:
 
 
 def _section(samples: Samples) -> Section:
-    bare = median(samples[NONE]["SYN denied"]) / median(samples[LEGACY]["SYN denied"])
+    bare = median(samples[NONE.name]["SYN denied"]) / median(samples[LEGACY.name]["SYN denied"])
     section = table(
         samples,
         "The receive path beside iptables",
@@ -53,8 +55,8 @@ def _section(samples: Samples) -> Section:
     )
     judge_denied(section, samples, LEGACY, "1,000 rules of iptables-legacy", 1 / 20)
     for case in ("established", "new"):
-        for name, what in ((SET, "nftables with a set"), (LEGACY, "1,000 rules of iptables-legacy")):
-            figure = added(samples, OURS, case) / added(samples, name, case)
+        for other, what in ((SET, "nftables with a set"), (LEGACY, "1,000 rules of iptables-legacy")):
+            figure = added(samples, OURS, case) / added(samples, other, case)
             section.judge(f"{case}: added, to {what}", figure, 1 / 3)
     return section
 

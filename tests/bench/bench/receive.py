@@ -7,30 +7,36 @@ iptables-legacy.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
-from bench.firewall import OWN, Size, loaded, tcp
+from bench.firewall import OWN, tcp
 from bench.report import REPO, Section, median
+from bench.rivals import (
+    GROWTH,
+    NONE,
+    OURS,
+    PEERS,
+    PORT,
+    SET,
+    Variant,
+    iptables,
+    legacy,
+    nft_rules,
+    nft_set,
+    peer,
+    walls,
+    wardmesh,
+)
 
 sys.path.insert(0, str(REPO))
 
-SIZE = Size(20_000, 1_000)  # half of the peers are IPv4: ten thousand
-MEMBERS, LINEAR_RULES = SIZE.identities // 2, 1_000
-PORT, FLOWS, MANY = 2_001, 1 << 14, 200_000
-NONE, OURS = "no firewall", "wardmesh, 10,000 peers, 1,000 rules"
-SET, LINEAR = "nftables, conntrack and a set of 10,000", "nftables, conntrack and 1,000 linear rules"
-IPTABLES = "iptables, conntrack and 1,000 linear rules"
-LEGACY = "iptables-legacy, conntrack and 1,000 linear rules"
-HERE = (NONE, OURS, SET, LINEAR, IPTABLES)
-RESTORE = {IPTABLES: "iptables-nft-restore", LEGACY: "iptables-legacy-restore"}
+FLOWS, MANY = 1 << 14, 200_000
+HERE = (NONE, OURS, SET, nft_rules(1_000), iptables(1_000))
 METHOD = (
     "IPv4 datagrams, and for the last column TCP SYNs, that a test run puts into a tap device's receive "
     "path; nanoseconds for a packet from the driver to a socket that is full, or to the firewall that drops "
@@ -39,40 +45,6 @@ METHOD = (
 )
 Samples = dict[str, dict[str, list[float]]]  # ns by variant and case, a value for each pass
 CASES = ("established", "established, 16k flows", "new", "denied", "SYN denied")
-
-
-def peer(number: int) -> str:
-    """An IPv4 peer; the last one may do nothing."""
-    return str(ipaddress.ip_address(SIZE.friend(4)) + number)
-
-
-def ruleset(linear: bool) -> str:
-    """What is established first; then one look-up in a set, or a rule for each of many others."""
-    head = "table inet bench {\n"
-    body = "chain in { type filter hook input priority filter; policy drop;\nct state established accept\n"
-    if linear:
-        others = (
-            f"ip saddr 10.9.{n >> 8}.{n & 255} udp dport {6000 + n} accept\n" for n in range(LINEAR_RULES)
-        )
-        body += "".join(others) + f"ip saddr != {peer(MEMBERS - 1)} udp dport {PORT} accept\n"
-    else:
-        elements = ", ".join(peer(number) for number in range(MEMBERS - 1))
-        head += f"set members {{ type ipv4_addr; elements = {{ {elements} }} }}\n"
-        body += f"ip saddr @members udp dport {PORT} accept\n"
-    return head + body + "}\n}\n"
-
-
-def tables() -> str:
-    """The same as linear rules, for iptables-restore."""
-    others = (
-        f"-A INPUT -s 10.9.{n >> 8}.{n & 255} -p udp --dport {6000 + n} -j ACCEPT\n"
-        for n in range(LINEAR_RULES)
-    )
-    return (
-        "*filter\n:INPUT DROP\n-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\n"
-        + "".join(others)
-        + f"-A INPUT ! -s {peer(MEMBERS - 1)} -p udp --dport {PORT} -j ACCEPT\nCOMMIT\n"
-    )
 
 
 class Stage:
@@ -115,8 +87,8 @@ class Stage:
             CASES[0]: self.send(self.one, peer(0), many),
             CASES[1]: self.send(self.many, peer(0), many),
             CASES[2]: self.send(self.many, peer(number + 1), FLOWS),
-            CASES[3]: self.send(self.many, peer(MEMBERS - 1), many // 10),
-            CASES[4]: self.send(self.many, peer(MEMBERS - 1), many // 10, syn=True),
+            CASES[3]: self.send(self.many, peer(PEERS - 1), many // 10),
+            CASES[4]: self.send(self.many, peer(PEERS - 1), many // 10, syn=True),
         }
 
     def close(self) -> None:
@@ -126,23 +98,14 @@ class Stage:
 
 
 @contextmanager
-def staged(name: str, wall: Any) -> Iterator[tuple[Stage, Any]]:
+def staged(variant: Variant, wall: Any) -> Iterator[tuple[Stage, Any]]:
     """A stage in a namespace of its own with this firewall on it; ours is moved there by being attached."""
     from tests.bpf.netns import Namespace
 
     namespace = Namespace()
     with namespace.entered():
         stage = Stage()
-        if name == OURS:
-            wall.attach([(stage.tap.index, "tap0", True)])
-        if name in (SET, LINEAR):
-            subprocess.run(
-                ["nft", "-f", "-"], input=ruleset(name == LINEAR), text=True, check=True, capture_output=True
-            )
-        if name in RESTORE:
-            subprocess.run([RESTORE[name]], input=tables(), text=True, check=True, capture_output=True)
-        if name not in (NONE, OURS):
-            Path("/proc/sys/net/netfilter/nf_conntrack_checksum").write_text("0")
+        variant.install("udp", wall, (stage.tap.index, "tap0", True))
         stage.answer()
     try:
         yield stage, namespace
@@ -157,24 +120,55 @@ def run(say: Callable[[str], None], passes: int = 7) -> Section:
     section = table(
         samples,
         "The same packets through the receive path",
-        f"{METHOD} iptables is the one that Debian, Ubuntu and RHEL call so, which keeps them in nf_tables; "
-        f"for its older kind see the machine below. Medians of {passes} passes, in each of which all "
-        "variants run. `make bench PART=receive`",
+        f"{METHOD} iptables is the one that Debian, Ubuntu and RHEL call so, which keeps its rules in "
+        f"nf_tables; for its older kind see the machine below. Medians of {passes} passes, in each of which "
+        "all variants run. `make bench PART=receive`",
     )
     for case in (CASES[0], CASES[2]):
         figure = added(samples, OURS, case) / added(samples, SET, case)
         section.judge(f"{case}: added, to nftables with a set", figure, 1 / 3)
     judge_denied(section, samples, SET, "nftables with a set", 1 / 2)
-    judge_denied(section, samples, IPTABLES, "1,000 rules of iptables", 1 / 20)
+    judge_denied(section, samples, iptables(1_000), "1,000 rules of iptables", 1 / 20)
     return section
 
 
-def measured(say: Callable[[str], None], names: tuple[str, ...], passes: int, many: int) -> Samples:
+def run_growth(say: Callable[[str], None], passes: int = 3) -> Section:
+    """Each kind of firewall with more and more rules."""
+    kinds = {
+        "wardmesh": wardmesh,
+        "nftables, a set": nft_set,
+        "nftables, rules": nft_rules,
+        "iptables": iptables,
+    }
+    variants = {name: [kind(rules) for rules in GROWTH] for name, kind in kinds.items()}
+    samples = measured(
+        say, (NONE, *(one for found in variants.values() for one in found)), passes, MANY // 10
+    )
+    section = Section(
+        "The receive path as rules grow",
+        f"As above, with other numbers of rules, or of elements of the set; ours has {PEERS:,} peers. "
+        f"Nanoseconds: what is added, and of packets that are denied the whole. Medians of {passes} passes. "
+        "`make bench PART=growth`",
+        ("", *(f"{rules:,} rules" for rules in GROWTH)),
+    )
+    for case in (CASES[0], CASES[2], CASES[3], CASES[4]):
+        for name, found in variants.items():
+            cells = [_cell(samples, one, case) for one in found]
+            section.rows.append((f"{case}: {name}", *cells))
+    return section
+
+
+def _cell(samples: Samples, variant: Variant, case: str) -> str:
+    if case in CASES[3:]:
+        return f"{median(samples[variant.name][case]):,.0f}"
+    return f"+{added(samples, variant, case):,.0f}"
+
+
+def measured(say: Callable[[str], None], variants: tuple[Variant, ...], passes: int, many: int) -> Samples:
     """Nanoseconds for a packet, of each variant, case and pass; many: packets of a known flow in a pass."""
-    samples: Samples = {name: {case: [] for case in CASES} for name in names}
-    with ExitStack() as held:
-        wall: Any = held.enter_context(loaded(SIZE))
-        stages = {name: held.enter_context(staged(name, wall)) for name in samples}
+    samples: Samples = {one.name: {case: [] for case in CASES} for one in variants}
+    with walls(variants) as found, ExitStack() as held:
+        stages = {one.name: held.enter_context(staged(one, found.get(one.name))) for one in variants}
         for number in range(passes):
             say(f"pass {number + 1} of {passes}")
             for name, (stage, namespace) in stages.items():
@@ -184,15 +178,17 @@ def measured(say: Callable[[str], None], names: tuple[str, ...], passes: int, ma
     return samples
 
 
-def added(samples: Samples, name: str, case: str) -> float:
+def added(samples: Samples, variant: Variant, case: str) -> float:
     """What a firewall adds to a packet, ns."""
-    return median([a - b for a, b in zip(samples[name][case], samples[NONE][case], strict=True)])
+    pairs = zip(samples[variant.name][case], samples[NONE.name][case], strict=True)
+    return median([with_it - without for with_it, without in pairs])
 
 
-def judge_denied(section: Section, samples: Samples, name: str, what: str, limit: float) -> None:
+def judge_denied(section: Section, samples: Samples, other: Variant, what: str, limit: float) -> None:
     """The whole of a packet that is dropped, to what another firewall needs."""
     for case in CASES[3:]:
-        section.judge(f"{case}, to {what}", median(samples[OURS][case]) / median(samples[name][case]), limit)
+        figure = median(samples[OURS.name][case]) / median(samples[other.name][case])
+        section.judge(f"{case}, to {what}", figure, limit)
 
 
 def table(samples: Samples, title: str, method: str) -> Section:
@@ -201,7 +197,9 @@ def table(samples: Samples, title: str, method: str) -> Section:
     for name, found in samples.items():
         cells = []
         for case, values in found.items():
-            plus = "" if name == NONE or case in CASES[3:] else f" (+{added(samples, name, case):.0f})"
+            plus = ""
+            if name != NONE.name and case not in CASES[3:]:
+                plus = f" (+{added(samples, Variant(name), case):.0f})"
             cells.append(f"{median(values):.0f}{plus}")
         section.rows.append((name, *cells))
     return section
@@ -214,7 +212,7 @@ def main() -> None:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    print(json.dumps(measured(say, (*HERE, LEGACY), passes, many)))
+    print(json.dumps(measured(say, (*HERE, legacy(1_000)), passes, many)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A byte there and back, and a whole connection, past the firewall of one host: ours, nftables, none.
+"""A byte there and back, and a whole connection, past the firewall of one host: ours, others, none.
 
 Client and server share one processor: the time that passes is what both ends and all between them cost.
 """
@@ -9,28 +9,31 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from bench.firewall import OWN, loaded
-from bench.receive import HERE, LINEAR, NONE, OURS, PORT, SET, SIZE, peer, ruleset
+from bench.firewall import OWN
 from bench.report import REPO, Section, median
+from bench.rivals import GROWTH, NONE, OURS, PORT, SET, Variant, iptables, nft_rules, peer, walls, wardmesh
 
 sys.path.insert(0, str(REPO))
 
 NOISE = 0.05  # microseconds: below it a ratio says nothing
 PLACES = ("TCP request and response", "connect, request, close")
+HERE = (
+    *(NONE, OURS, wardmesh(GROWTH[-1]), SET),
+    *(kind(rules) for kind in (nft_rules, iptables) for rules in GROWTH[1:]),
+)
 Samples = dict[str, dict[str, list[float]]]  # microseconds by variant and place, a value for each pass
 
 
 class Stage:
     """A client and a server, each in a namespace of its own, with a veth pair between them."""
 
-    def __init__(self, name: str, wall: Any) -> None:
+    def __init__(self, variant: Variant, wall: Any) -> None:
         from tests.bpf.live import veth_pair
         from tests.bpf.netns import Namespace, ip, set_sysctl
 
@@ -43,11 +46,7 @@ class Stage:
         with self.server.entered():
             ip(f"addr add {OWN[4]}/8 dev s0")
             ip("link set s0 up")
-            if name == OURS:
-                wall.attach([(socket.if_nametoindex("s0"), "s0", True)])
-            if name in (SET, LINEAR):
-                text = ruleset(name == LINEAR).replace("udp dport", "tcp dport")
-                subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True, capture_output=True)
+            variant.install("tcp", wall, (socket.if_nametoindex("s0"), "s0", True))
             self._listener = socket.create_server((OWN[4], PORT))
         self._process = os.fork()
         if not self._process:
@@ -105,11 +104,9 @@ def one_processor() -> Iterator[None]:
 
 def run(say: Callable[[str], None], passes: int = 15, rounds: int = 2_000) -> Section:
     """All variants in turn, within each pass."""
-    samples: Samples = {name: {place: [] for place in PLACES} for name in HERE}
-    with ExitStack() as held:
-        wall: Any = held.enter_context(loaded(SIZE))
-        held.enter_context(one_processor())
-        stages = {name: Stage(name, wall) for name in HERE}
+    samples: Samples = {one.name: {place: [] for place in PLACES} for one in HERE}
+    with walls(HERE) as found, one_processor(), ExitStack() as held:
+        stages = {one.name: Stage(one, found.get(one.name)) for one in HERE}
         for stage in stages.values():
             held.callback(stage.close)
             stage.echo(rounds)
@@ -134,12 +131,12 @@ def _section(samples: Samples, passes: int) -> Section:
     for name, found in samples.items():
         cells = []
         for place, values in found.items():
-            more = median([a - b for a, b in zip(values, samples[NONE][place], strict=True)])
+            more = median([a - b for a, b in zip(values, samples[NONE.name][place], strict=True)])
             added.setdefault(name, {})[place] = more
             cells += [f"{median(values):.2f}", f"{more:.2f}"]
         section.rows.append((name, *cells))
     for place in PLACES:
-        ours, theirs = added[OURS][place], added[SET][place]
+        ours, theirs = added[OURS.name][place], added[SET.name][place]
         if theirs > NOISE:
             section.judge(f"{place}: added, to nftables with a set", ours / theirs, 0.7)
         else:
