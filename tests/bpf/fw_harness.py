@@ -78,6 +78,8 @@ class FirewallBench:
     def __init__(self, firewall: Firewall, specs: tuple[MapSpec, ...]) -> None:
         self.firewall = firewall
         self.specs = specs
+        (slots,) = (spec.max_entries for spec in specs if spec.name == "flows4")
+        self.tag_bits = 32 - (slots - 1).bit_length()  # of a holder; the rest of it is a slot's number
         self.programs = {name: bpfsys.obj_get(firewall.folder / name) for name in fw.PROGRAMS}
 
     def close(self) -> None:

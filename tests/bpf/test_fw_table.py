@@ -8,6 +8,7 @@ import random
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,12 @@ from tests.bpf.test_firewall import ACK, SYN, from_us, tcp, to_us
 from wardmesh.datapath import bpfsys, firewall
 from wardmesh.datapath import fw_contract as fw
 from wardmesh.datapath.contract import EGRESS, INGRESS
-from wardmesh.datapath.flow_table import FlowTable
+from wardmesh.datapath.flow_table import FlowTable, slots_taken
 
 pytestmark = pytest.mark.netns
 
 FLOWS_MAX = 64
+SHORT = 6  # bits of a tag
 ROOM = {4: 128, 6: 64}  # slots
 NO_ROOM = ("CT: Map insertion failed",)
 FRIENDS = {4: FRIEND4, 6: FRIEND6}
@@ -53,24 +55,38 @@ def loaded(
     privileged: None, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[FirewallBench]:
     """Programs with tables of 128 and 64 slots; short tags have three bits of the hash."""
-    namespace, folder = Namespace(), tmp_path_factory.mktemp("small")
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "short tags":
-            flags = firewall._table_flags(FLOWS_MAX)
-            patch.setattr(firewall, "_table_flags", lambda _most: (*flags, "-DWM_TAG_BITS=6"))
-        try:
-            with namespace.entered(), loaded_firewall(folder, flows_max=FLOWS_MAX) as found:
-                yield found
-        finally:
-            namespace.close()
+    namespace, short = Namespace(), request.param == "short tags"
+    with ExitStack() as held:
+        held.callback(namespace.close)
+        held.enter_context(namespace.entered())
+        with pytest.MonkeyPatch.context() as patch:
+            if short:
+                flags = firewall._table_flags(FLOWS_MAX)
+                patch.setattr(firewall, "_table_flags", lambda _most: (*flags, f"-DWM_TAG_BITS={SHORT}"))
+            found = held.enter_context(loaded_firewall(tmp_path_factory.mktemp("small"), flows_max=FLOWS_MAX))
+        found.tag_bits = SHORT if short else found.tag_bits
+        yield found
 
 
 @pytest.fixture
-def small(loaded: FirewallBench) -> FirewallBench:
-    """POLICY in force and no flow known."""
+def small(loaded: FirewallBench) -> Iterator[FirewallBench]:
+    """POLICY in force and no flow known; afterwards, whatever happened, each slot has one holder."""
     loaded.firewall.set_policy(POLICY)
     loaded.forget_flows()
-    return loaded
+    yield loaded
+    for family in (4, 6):
+        check_holders(loaded, family)
+
+
+def check_holders(wall: FirewallBench, family: int) -> None:
+    """Nobody is busy any more, each slot that was taken has one holder, and no flow lies in two of them."""
+    with wall.memory(f"heads{family}") as memory:
+        holds = [hold for head in fw.HEAD.iter_unpack(memory[:]) for hold in head[: fw.WAYS] if hold]
+    taken = slots_taken(wall.firewall._map("taken"), family)
+    assert all(hold & fw.TAG_SETTLED for hold in holds)
+    assert sorted(hold >> wall.tag_bits for hold in holds) == list(range(taken))
+    keys = [slot.key for slot in wall.slots(family)]
+    assert len(set(keys)) == len(keys) == taken
 
 
 def opened(wall: FirewallBench, family: int, port: int) -> bool:
@@ -146,6 +162,15 @@ def _earlier(wall: FirewallBench, name: str, first: int, step: int) -> None:
             struct.pack_into("=I", memory, place, (until - 20_000) & 0xFFFFFFFF if until else 0)
 
 
+def _end(wall: FirewallBench, family: int, port: int) -> None:
+    """Let the time of one flow be over; its set learns of it when it needs room."""
+    (key,) = (slot.key for slot in wall.slots(family) if struct.pack(">H", port) == slot.key[-8:-6])
+    with wall.memory(f"flows{family}") as memory:
+        place = memory.find(key) + len(key) + fw.FLOW.size - 8
+        (expires,) = struct.unpack_from("=I", memory, place)
+        struct.pack_into("=I", memory, place, (expires - 20_000) & 0xFFFFFFFF)
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_a_flow_whose_time_is_over_makes_way(one_way: FirewallBench, family: int) -> None:
     held = [port for port in range(1, 4 * ROOM[family]) if answered(one_way, family, port)]
@@ -182,14 +207,20 @@ def test_a_closed_connection_makes_way_soon(one_way: FirewallBench, family: int)
 
 @pytest.mark.parametrize("family", [4, 6])
 def test_what_was_noted_is_found_again(one_way: FirewallBench, family: int) -> None:
-    """Any order of openings, answers and floods: a port that was answered last is the one that lives."""
+    """Any order of openings, answers, floods and ends: who was answered lives until its time is over."""
     rng = random.Random(family)
     known: set[int] = set()
-    for _step in range(600):
-        port = rng.randrange(1, 40)
-        if rng.random() < 0.5:
+    for _step in range(1_000):
+        port, chance = rng.randrange(1, 30), rng.random()
+        if chance < 0.3:
             assert answered(one_way, family, port)
             known.add(port)
+        elif chance < 0.5:
+            assert opened(one_way, family, rng.randrange(1_000, 60_000))
+        elif chance < 0.6 and known:
+            port = rng.choice(sorted(known))
+            _end(one_way, family, port)
+            known.remove(port)
         else:
             assert lives(one_way, family, port) is (port in known)
 
@@ -233,6 +264,7 @@ def test_two_processors_never_mix_two_flows(tiny: FirewallBench) -> None:
                 seen.add(remote)
     namespace.close()
     assert seen == set(peers)
+    check_holders(tiny, 6)
 
 
 @pytest.mark.parametrize("peer", [FRIEND4, FRIEND6])
