@@ -139,6 +139,7 @@ struct wm_flow {
  *
  * A holder is one number: 0 when it was never used; else that of its slot above WM_TAG_BITS bits of a tag, which are
  * bits of the hash and these two. Who is busy with a slot clears the second and sets the first until it gives it back.
+ * Who finds that a flow is over leaves nothing of its tag, so that nobody has to look again.
  */
 #define WM_WAYS 8
 #define WM_TAG_ANSWERED 1

@@ -34,7 +34,7 @@ static __always_inline void wm_hold_until(struct wm_flow_head *head, __u32 way, 
  * Let a holder be another, if it is the one that was seen. Two holders to a word: an exchange of four bytes needs a
  * newer compiler than one of eight.
  */
-static __always_inline bool wm_hold_swap(struct wm_flow_head *head, __u32 way, __u32 seen, __u32 next)
+static __always_inline bool wm_hold_try(struct wm_flow_head *head, __u32 way, __u32 seen, __u32 next)
 {
 	__u64 bounded = wm_bounded(way), word, *pair = (__u64 *)head->holds + (bounded >> 1);
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
@@ -43,12 +43,16 @@ static __always_inline bool wm_hold_swap(struct wm_flow_head *head, __u32 way, _
 	__u32 shift = (~bounded & 1) * 32;
 #endif
 
+	word = *(volatile __u64 *)pair;
+	return (__u32)(word >> shift) == seen &&
+	       __sync_val_compare_and_swap(pair, word, word ^ (__u64)(seen ^ next) << shift) == word;
+}
+
+static __always_inline bool wm_hold_swap(struct wm_flow_head *head, __u32 way, __u32 seen, __u32 next)
+{
 #pragma unroll
 	for (int attempt = 0; attempt < WM_SWAPS; attempt++) {
-		word = *(volatile __u64 *)pair;
-		if ((__u32)(word >> shift) != seen)
-			return false;
-		if (__sync_val_compare_and_swap(pair, word, word ^ (__u64)(seen ^ next) << shift) == word)
+		if (wm_hold_try(head, way, seen, next))
 			return true;
 	}
 	return false;

@@ -15,29 +15,27 @@ static __always_inline void wm_weigh(struct wm_flow_head *head, struct wm_flow_n
 	for (int way = 0; way < WM_WAYS; way++) {
 		__u32 hold = *(volatile __u32 *)&head->holds[way], score = WM_SCORE_NONE, until;
 		const struct wm_flow *flow;
-		bool free = !hold;
 
 		if (WM_IS_BUSY(hold))
 			continue;
-		if (free) {
-			score = WM_SCORE_UNUSED + (way ^ name->way);
-		} else {
-			until = *(volatile __u32 *)&head->ends[way];
-			if ((__s32)(until - now) < 0) {
-				flow = wm_flow_in(name->family, WM_HOLD_NUMBER(hold));
-				if (flow)
-					until = flow->expires;
-				free = (__s32)(until - now) < 0;
-				if (!free)
-					*(volatile __u32 *)&head->ends[way] = until;
-			}
-			if (free)
-				score = way ^ name->way;
-			else if (!(hold & WM_TAG_ANSWERED))
-				score = WM_SCORE_TAKEN + (until - now); /* the oldest one makes way */
+		until = *(volatile __u32 *)&head->ends[way];
+		if (WM_HOLD_TAG(hold) && (__s32)(until - now) < 0) {
+			flow = wm_flow_in(name->family, WM_HOLD_NUMBER(hold));
+			if (flow)
+				until = flow->expires;
+			if ((__s32)(until - now) >= 0)
+				*(volatile __u32 *)&head->ends[way] = until;
+			else if (wm_hold_try(head, way, hold, WM_HOLD_FREE(hold)))
+				hold = WM_HOLD_FREE(hold);
+			else
+				continue;
 		}
-		if (free)
+		if (!WM_HOLD_TAG(hold)) {
+			score = (hold ? 0 : WM_SCORE_UNUSED) + (way ^ name->way);
 			(*(volatile __u8 *)&name->room[which])++;
+		} else if (!(hold & WM_TAG_ANSWERED)) {
+			score = WM_SCORE_TAKEN + (until - now); /* the oldest one makes way */
+		}
 		if (score < *(volatile __u32 *)&name->score[which]) {
 			*(volatile __u32 *)&name->score[which] = score;
 			*(volatile __u32 *)&name->seen[which] = hold;

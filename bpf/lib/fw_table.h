@@ -30,6 +30,7 @@
 #define WM_HOLD_NUMBER(hold) ((__u32)(hold) >> WM_TAG_BITS)
 #define WM_HOLD_TAG(hold) ((__u32)(hold) & WM_TAG_MASK & ~(__u32)WM_HOLD_FLAGS)
 #define WM_HOLD_BUSY(hold) (((__u32)(hold) & ~(__u32)WM_TAG_SETTLED) | WM_TAG_ANSWERED)
+#define WM_HOLD_FREE(hold) WM_HOLD(WM_HOLD_NUMBER(hold), 0)
 #define WM_IS_BUSY(hold) (((hold) & WM_HOLD_FLAGS) == WM_TAG_ANSWERED)
 
 _Static_assert(WM_FLOW_BITS6 <= WM_FLOW_BITS4, "both kinds of numbers have room beside a tag");

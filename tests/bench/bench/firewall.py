@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import mmap
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -188,7 +189,25 @@ class Runs:
                 with mmap.mmap(self._map(spec.name), spec.max_entries * spec.value_size) as memory:
                     memory[:] = bytes(len(memory))
         for row in range(len(self._fw.FLOW_TABLES)):
-            self._bpf.map_update(self._map("taken"), struct.pack("=I", row), bytes(self._fw.TAKEN.size))
+            self._taken(row, 0)
+
+    def age(self) -> None:
+        """The IPv4 table as after months: each place is held by somebody whose time is over, in any order."""
+        fw, slots, chance = self._fw, 1 << self._fw.flow_bits(FLOWS_MAX)[0], random.Random(1)
+        self.forget()
+        bits = 32 - slots.bit_length() + 1  # of a tag, of which the third says that it is one
+        holds = [
+            number << bits | chance.getrandbits(bits - 3) << 3 | 4 | fw.TAG_SETTLED for number in range(slots)
+        ]
+        chance.shuffle(holds)
+        nobody = bytes(fw.HEAD.size - 4 * fw.WAYS)
+        heads = (struct.pack(f"={fw.WAYS}I", *holds[at : at + fw.WAYS]) for at in range(0, slots, fw.WAYS))
+        with mmap.mmap(self._map("heads4"), slots // fw.WAYS * fw.HEAD.size) as memory:
+            memory[:] = b"".join(head + nobody for head in heads)
+        self._taken(0, slots)
+
+    def _taken(self, row: int, slots: int) -> None:
+        self._bpf.map_update(self._map("taken"), struct.pack("=I", row), self._fw.TAKEN.pack(slots))
 
     def told(self, family: int, frame: bytes, count: int) -> float:
         """Nanoseconds of a run of different packets, each of which is told of."""
@@ -248,6 +267,7 @@ def _costs(runs: Runs, size: Size, repeat: int, passes: int) -> dict[str, float]
                 note(f"new, allowed, IPv{family} {way}", runs.more(driver, program, syn, FEW) + base)
         for family in (4, 6):
             _note_told(runs, size, family, base, note)
+        _note_aged(runs, size, base, note)
     return {case: median(found) for case, found in samples.items()}
 
 
@@ -261,6 +281,18 @@ def _note_many(runs: Runs, size: Size, family: int, base: float, note: Callable[
     frame = runs.frame(family, "ingress", size.friend(family), 0x10)
     spent = runs.more(runs.leapers[family], runs.programs["ingress"], frame, MANY)
     note(f"the same in another order, IPv{family} ingress", spent + base)
+
+
+def _note_aged(runs: Runs, size: Size, base: float, note: Callable[[str, float], None]) -> None:
+    """Flows on a host that runs for long."""
+    driver, program = runs.drivers[4], runs.programs["ingress"]
+    runs.age()
+    runs.answer(4)
+    frame = runs.frame(4, "ingress", size.friend(4), 0x10)
+    spent = runs.more(driver, program, frame, MANY)
+    note("established, 64k flows, each slot was used before, IPv4 ingress", spent + base)
+    syn = runs.frame(4, "ingress", size.newcomer(4), 2)
+    note("new, allowed, each slot was used before, IPv4 ingress", runs.more(driver, program, syn, FEW) + base)
 
 
 def _note_told(runs: Runs, size: Size, family: int, base: float, note: Callable[[str, float], None]) -> None:
