@@ -39,8 +39,8 @@ static __always_inline bool wm_quick_flow(struct __sk_buff *skb, __u64 *slot, co
 	return true;
 }
 
-/* Who may hold the flow of this hash: the holder that is tried first, where most flows are, or the first one with the
- * right tag; 0: nobody of its first set. */
+/* Who may hold the flow of this hash in a set: the holder that is tried first, where most flows are, or the first one
+ * with the right tag; 0: nobody. */
 static __always_inline __u32 wm_quick_hold(const struct wm_flow_head *head, __u64 hash)
 {
 	__u32 hold = head->holds[wm_bounded(wm_flow_way(hash))], tag = wm_flow_tag(hash), tagged;
@@ -51,12 +51,26 @@ static __always_inline __u32 wm_quick_hold(const struct wm_flow_head *head, __u6
 	return tagged ? head->holds[wm_bounded(wm_lowest(tagged))] : 0;
 }
 
+/* The same in the first set or, where it may be there, in the other one. mask: of the table's sets. */
+static __always_inline __u32 wm_quick_holder(__u8 family, __u64 hash, __u32 mask)
+{
+	__u32 set = hash & mask, hold;
+	struct wm_flow_head *head = wm_head_of(family, set);
+
+	if (!head)
+		return 0;
+	hold = wm_quick_hold(head, hash);
+	if (hold || wm_set_is_young(head))
+		return hold;
+	head = wm_head_of(family, wm_other_set(set, wm_flow_mix(hash)) & mask);
+	return head ? wm_quick_hold(head, hash) : 0;
+}
+
 static __always_inline int wm_quick_known4(struct __sk_buff *skb, const __u64 *words, __u8 protocol,
 					   __u32 direction, const struct wm_fw_state *state)
 {
 	__u64 hash = wm_flow4_hash(words, state->seed), *slot;
-	struct wm_flow_head *head = wm_head4(hash & (WM_FLOW_SETS(WM_FLOW_BITS4) - 1));
-	__u32 hold = head ? wm_quick_hold(head, hash) : 0;
+	__u32 hold = wm_quick_holder(WM_AF_INET, hash, WM_FLOW_SETS(WM_FLOW_BITS4) - 1);
 
 	if (!hold)
 		return WM_UNDECIDED;
@@ -70,8 +84,7 @@ static __always_inline int wm_quick_known6(struct __sk_buff *skb, const __u64 *w
 					   __u32 direction, const struct wm_fw_state *state)
 {
 	__u64 hash = wm_flow6_hash(words, state->seed), *slot;
-	struct wm_flow_head *head = wm_head6(hash & (WM_FLOW_SETS(WM_FLOW_BITS6) - 1));
-	__u32 hold = head ? wm_quick_hold(head, hash) : 0;
+	__u32 hold = wm_quick_holder(WM_AF_INET6, hash, WM_FLOW_SETS(WM_FLOW_BITS6) - 1);
 
 	if (!hold)
 		return WM_UNDECIDED;

@@ -115,6 +115,12 @@ static __always_inline __u32 wm_flow_tag(__u64 hash)
 	return WM_HOLD_TAG(wm_flow_mix(hash)) | WM_TAG_USED;
 }
 
+/* Beyond the mask of the table's sets there is more of it. */
+static __always_inline __u32 wm_other_set(__u32 set, __u32 mix)
+{
+	return set ^ ((mix * 0x9E3779B1U) >> 8 | 1);
+}
+
 static __always_inline void wm_flow_places(struct wm_flow_name *name, __u64 seed)
 {
 	bool four = name->family == WM_AF_INET;
@@ -125,7 +131,7 @@ static __always_inline void wm_flow_places(struct wm_flow_name *name, __u64 seed
 	name->tag = wm_flow_tag(hash);
 	name->way = wm_flow_way(hash);
 	name->sets[0] = hash & mask;
-	name->sets[1] = (name->sets[0] ^ ((name->mix * 0x9E3779B1U) >> 8 | 1)) & mask;
+	name->sets[1] = wm_other_set(name->sets[0], name->mix) & mask;
 	name->place = WM_NOWHERE;
 	name->slot = 0;
 }
