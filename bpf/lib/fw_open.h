@@ -174,6 +174,9 @@ static __always_inline bool wm_flow_open(struct wm_flow_name *name, const struct
 			if (!head)
 				return false;
 			seen = *(volatile __u32 *)&head->holds[wm_bounded(wm_place_way(name))];
+			/* Of another flow since it was found? That one may be answered. */
+			if (WM_HOLD_TAG(seen) && WM_HOLD_TAG(seen) != name->tag)
+				continue;
 		}
 		if (wm_flow_write(name, seen, flow))
 			return true;
